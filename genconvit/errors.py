@@ -1,0 +1,12 @@
+"""The two kinds of failure that a user can mend."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one sentence: what is wrong, where, and what to do.
+
+    The commands print it and exit with 2; the HTTP endpoint answers with it and a 4xx status.
+    """
+
+
+class ClipError(UserError):
+    """One clip or image cannot be read. In a folder the others go on."""

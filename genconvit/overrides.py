@@ -1,0 +1,240 @@
+"""Settings from a YAML file and the command line, with errors that name the setting, its range and its neighbours."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from genconvit.config import ModelSettings, Settings
+from genconvit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One setting given on the command line.
+
+    Attributes:
+        name: Dotted name, such as `model.dropout_rate`.
+        value: Its text.
+        origin: What the user wrote, such as `--dropout-rate 0.6`, for error messages.
+    """
+
+    name: str
+    value: str
+    origin: str
+
+
+def parse_assignment(text: str) -> Assignment:
+    """Reads `section.name=value`.
+
+    Raises:
+        UserError: There is no `=` in the text.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{text!r} is not a setting; write section.name=value, such as train.lr=0.001.")
+    return Assignment(name.strip(), value.strip(), text)
+
+
+def resolve_settings(
+    config: Path | None = None,
+    assignments: Iterable[Assignment] = (),
+    base: Settings | None = None,
+) -> Settings:
+    """Merges defaults, preset, YAML file and command line; the later wins.
+
+    Args:
+        config: A YAML file with any of the sections of `Settings`.
+        assignments: Settings from the command line, in order.
+        base: Whole settings to start from, instead of a file.
+
+    Raises:
+        UserError: A setting does not exist, or its value is out of range.
+    """
+    tree = _read_yaml(config) if config else base.model_dump(mode="json") if base else {}
+    origins = {name: f"{name} in {config}" for name, _ in _leaves(tree)}
+    for name, _ in _leaves(tree):
+        find_field(name, origins[name])
+    replaced: set[str] = set()
+    for item in assignments:
+        field = find_field(item.name, item.origin)
+        *parents, leaf = item.name.split(".")
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = _parse_value(item.value, field)
+        origins[item.name] = item.origin
+        replaced.add(item.name)
+    _latest_sampling_wins(tree.get("sampling", {}), replaced)
+    return _validate(tree, origins)
+
+
+def model_settings(**switches: Any) -> ModelSettings:
+    """`ModelSettings` from Python keywords, with the errors of this module.
+
+    Raises:
+        UserError: A switch does not exist, or its value is out of range.
+    """
+    origins = {f"model.{name}": f"{name}={value!r}" for name, value in switches.items()}
+    for name, origin in origins.items():
+        find_field(name, origin)
+    return _validate({"model": switches}, origins).model
+
+
+def all_settings() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting by dotted name."""
+    for name, field in Settings.model_fields.items():
+        if _is_section(field):
+            assert isinstance(field.annotation, type)
+            section: type[BaseModel] = field.annotation
+            for leaf, inner in section.model_fields.items():
+                yield f"{name}.{leaf}", inner
+        else:
+            yield name, field
+
+
+def find_field(name: str, origin: str) -> FieldInfo:
+    """The field of a dotted name.
+
+    Raises:
+        UserError: No such setting; names the nearest one and its range.
+    """
+    fields = dict(all_settings())
+    if name in fields:
+        return fields[name]
+    nearest = _nearest(name, list(fields))
+    hint = (
+        f"did you mean {nearest} ({describe(fields[nearest])})?"
+        if nearest
+        else "genconvit settings lists them all."
+    )
+    raise UserError(f"{origin}: there is no setting {name}; {hint}")
+
+
+def describe(field: FieldInfo) -> str:
+    """What a setting takes, in words: `a number from 0 to 0.95, default 0.5`."""
+    text = _describe_type(field.annotation)
+    limits = {
+        key: getattr(m, key)
+        for m in field.metadata
+        for key in ("ge", "gt", "le", "lt", "multiple_of")
+        if getattr(m, key, None) is not None
+    }
+    if "ge" in limits and "le" in limits:
+        text += f" from {_show(limits['ge'])} to {_show(limits['le'])}"
+    elif limits:
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        text += " " + " and ".join(f"{words[k]} {_show(v)}" for k, v in limits.items() if k in words)
+    if "multiple_of" in limits:
+        text += f", a multiple of {limits['multiple_of']}"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return f"{text}, default {_show(default)}"
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    """The most similar name; one that differs only in its section comes first."""
+    leaf = name.rsplit(".", 1)[-1].replace("-", "_")
+    by_leaf = {full.rsplit(".", 1)[-1]: full for full in names}
+    if leaf in by_leaf:
+        return by_leaf[leaf]
+    close = difflib.get_close_matches(name.replace("-", "_"), names, n=1, cutoff=0.6)
+    close = close or [by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)]
+    return close[0] if close else None
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _describe_type(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        options = [_describe_type(a) for a in get_args(annotation) if a is not type(None)]
+        return " or ".join(options)
+    if origin is Literal:
+        return "one of " + ", ".join(str(a) for a in get_args(annotation))
+    if origin is tuple:
+        return f"a list of {len(get_args(annotation))} numbers"
+    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
+    return names.get(annotation, "a mapping" if origin is dict else "text")
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parse_value(text: str, field: FieldInfo) -> Any:
+    """Text from the command line; pydantic turns the text of plain types into their values."""
+    optional = type(None) in get_args(field.annotation)
+    if optional and text.lower() in ("none", "null"):
+        return None
+    if get_origin(field.annotation) in (tuple, dict):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+    return text
+
+
+def _latest_sampling_wins(section: Any, replaced: set[str]) -> None:
+    """A command line that names one way of sampling overrules the other one of the YAML file."""
+    pair = ("frames", "frame_interval")
+    for name, other in (pair, pair[::-1]):
+        given, kept = (f"sampling.{n}" in replaced for n in (name, other))
+        if given and not kept and isinstance(section, dict):
+            section.pop(other, None)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check --config.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise UserError(f"{path} is not valid YAML{line}; check its indentation and quotes.") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no settings; write sections such as 'train:' with names below.")
+    for name, section in tree.items():
+        field = Settings.model_fields.get(str(name))
+        if field is not None and _is_section(field) and section is None:
+            tree[name] = {}
+        elif field is not None and _is_section(field) and not isinstance(section, dict):
+            raise UserError(f"{name} in {path} is a section; write its settings below it, indented.")
+    return tree
+
+
+def _leaves(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        field = Settings.model_fields.get(str(name))
+        if isinstance(value, dict) and (field is None or _is_section(field)):
+            yield from ((f"{name}.{leaf}", inner) for leaf, inner in value.items())
+        else:
+            yield str(name), value
+
+
+def _validate(tree: dict[str, Any], origins: dict[str, str]) -> Settings:
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        fields = dict(all_settings())
+        name = ".".join(str(part) for part in first["loc"][:2])
+        if name in fields:
+            origin = origins.get(name, name)
+            raise UserError(f"{origin}: {name} takes {describe(fields[name])}.") from None
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise UserError(f"{name}: {message}.") from None

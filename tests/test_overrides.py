@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genconvit.config import Settings
+from genconvit.errors import UserError
+from genconvit.overrides import (
+    Assignment,
+    all_settings,
+    describe,
+    model_settings,
+    parse_assignment,
+    resolve_settings,
+)
+
+
+def resolve(*texts: str, config: Path | None = None) -> Settings:
+    return resolve_settings(config, [parse_assignment(text) for text in texts])
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_command_line_overrules_the_file_and_the_file_the_preset(tmp_path: Path) -> None:
+    config = write(tmp_path, "model: {preset: nano, ae_latent: 99}\ntrain: {lr: 0.5, epochs: 7}\n")
+    settings = resolve("train.lr=1e-3", config=config)
+    assert settings.train.lr == 1e-3
+    assert settings.train.epochs == 7
+    assert settings.model.ae_latent == 99
+    assert settings.model.image_size == 64  # nano's
+
+
+def test_a_preset_on_the_command_line_keeps_what_the_file_says(tmp_path: Path) -> None:
+    config = write(tmp_path, "model: {ae_latent: 99}\n")
+    model = resolve("model.preset=nano", config=config).model
+    assert (model.ae_latent, model.image_size) == (99, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model.dropout_rte=0.6", ["model.dropout_rte", "model.dropout_rate", "0 to 0.95"]),
+        ("dropout_rate=0.6", ["model.dropout_rate", "0 to 0.95"]),
+        ("train.learning-rate=1", ["no setting train.learning-rate"]),
+        ("model.dropout_rate=1.6", ["model.dropout_rate=1.6", "0 to 0.95", "default 0.5"]),
+        ("model.image_size=100", ["multiple of 32"]),
+        ("model.net=resnet", ["one of v2, genconvit, ed, vae"]),
+        ("train.epochs=1.5", ["whole number"]),
+        ("model.attention=maybe", ["true or false"]),
+        ("model.autoencoder_channels=[1,2]", ["list of 5 numbers"]),
+        ("train.lr", ["section.name=value"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_range(text: str, expected: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(text)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_a_wrong_setting_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    config = write(tmp_path, "train: {epochz: 3}\n")
+    with pytest.raises(UserError, match=r"train\.epochz in .*job\.yaml.*train\.epochs"):
+        resolve(config=config)
+
+
+@pytest.mark.parametrize("text", ["train: [1", "- a\n- b\n", "train: 3\n"])
+def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"job\.yaml"):
+        resolve(config=write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        resolve(config=tmp_path / "none.yaml")
+
+
+def test_frames_and_frame_interval_exclude_each_other() -> None:
+    assert resolve("sampling.frame_interval=3").sampling.frames is None
+    with pytest.raises(UserError, match="exclude each other"):
+        resolve("sampling.frame_interval=3", "sampling.frames=8")
+
+
+def test_the_command_line_replaces_the_files_way_of_sampling(tmp_path: Path) -> None:
+    config = write(tmp_path, "sampling: {frames: 8}\n")
+    sampling = resolve("sampling.frame_interval=3", config=config).sampling
+    assert (sampling.frames, sampling.frame_interval) == (None, 3)
+
+
+@given(st.floats(0.0, 0.95))
+def test_a_number_survives_the_command_line(value: float) -> None:
+    assert resolve(f"model.dropout_rate={value!r}").model.dropout_rate == value
+
+
+@given(st.floats(allow_nan=False).filter(lambda x: not 0.0 <= x <= 0.95))
+def test_no_number_out_of_range_gets_through(value: float) -> None:
+    with pytest.raises(UserError, match="0 to 0.95"):
+        resolve(f"model.dropout_rate={value!r}")
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_any_text_is_a_setting_or_a_sentence(text: str) -> None:
+    names = dict(all_settings())
+    if text not in names:
+        with pytest.raises(UserError):
+            resolve_settings(assignments=[Assignment(text, "1", text)])
+
+
+def test_settings_survive_their_own_file(tmp_path: Path) -> None:
+    import yaml
+
+    settings = resolve("model.preset=nano", "sampling.frame_interval=3", "seed=5")
+    config = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
+    assert resolve(config=config) == settings
+
+
+def test_every_setting_has_a_meaning_and_a_range() -> None:
+    for name, field in all_settings():
+        assert field.description, name
+        assert "default" in describe(field), name
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_shipped_files_hold_valid_settings(path: Path) -> None:
+    resolve(config=path)
+
+
+def test_python_keywords_get_the_same_errors() -> None:
+    with pytest.raises(UserError, match=r"model\.attention "):
+        model_settings(atention=False)
