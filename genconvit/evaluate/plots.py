@@ -1,0 +1,280 @@
+"""Figures of an evaluation and of a training run, as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from genconvit.config import CLASSES, DecisionSettings
+from genconvit.evaluate.figure import COLOURS, INK, legend, new_figure, save, style, unit_square
+from genconvit.evaluate.metrics import VERDICTS, ClipMetrics, clip_metrics, clip_scores
+from genconvit.verdict import Verdict
+
+EVALUATION_FIGURES = (
+    "confusion_matrix.png",
+    "prediction_distribution.png",
+    "confidence_distribution.png",
+    "roc_curve.png",
+    "precision_recall_curve.png",
+)
+TRAIN, VAL, BEST = "#56B4E9", "#22272E", "#009E73"
+
+
+def evaluation_figures(
+    out: Path, labels: Sequence[str], verdicts: Sequence[Verdict], decision: DecisionSettings
+) -> list[Path]:
+    """Draws what an evaluation shows.
+
+    Args:
+        out: An existing folder.
+        labels: "fake" or "real", one a clip.
+        verdicts: One a clip, in the same order.
+        decision: Threshold and margin, which are marked.
+
+    Returns:
+        The files written, out of `EVALUATION_FIGURES`. Curves need clips of both classes, the
+        histogram a score, the other figures a clip.
+    """
+    if not verdicts:
+        return []
+    metrics = clip_metrics(labels, verdicts)
+    figures = [_confusion(metrics), _predictions(metrics)]
+    is_fake, p_fake = clip_scores(labels, verdicts)
+    if p_fake.size:
+        figures.append(_confidence(is_fake, p_fake, decision))
+    if metrics.auc is not None:
+        figures.append(_roc(is_fake, p_fake, metrics, decision))
+        figures.append(_precision_recall(is_fake, p_fake, metrics, decision))
+    return [
+        save(figure, out / name) for name, figure in zip(EVALUATION_FIGURES, figures, strict=False)
+    ]
+
+
+def training_curves(out: Path, history: list[dict[str, Any]]) -> list[Path]:
+    """Draws loss_curves.png and metric_curves.png.
+
+    Args:
+        out: An existing folder.
+        history: One entry an epoch: `epoch`, `lr`, `train` and `val` (name to value or None) and
+            `best`. The last epoch that is `best` is marked.
+
+    Returns:
+        The files written; a figure without a single value is left out.
+    """
+    losses = ("loss", "classification", "ae", "vae_mse", "kl", "aux")
+    paths = []
+    panels = [name for name in losses if _has(history, "train", name) or _has(history, "val", name)]
+    if panels:
+        paths.append(save(_losses(history, panels), out / "loss_curves.png"))
+    metrics = [
+        name for name in ("frame_auc", "clip_auc", "clip_accuracy") if _has(history, "val", name)
+    ]
+    if metrics:
+        paths.append(save(_metrics(history, metrics), out / "metric_curves.png"))
+    return paths
+
+
+def _confusion(metrics: ClipMetrics) -> Figure:
+    counts = np.array([[metrics.confusion[label][word] for word in VERDICTS] for label in CLASSES])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = new_figure("Confusion matrix", "Verdict", "True label")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(VERDICTS)), VERDICTS)
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for (row, column), count in np.ndenumerate(counts):
+        share = shares[row, column]
+        colour = "white" if share > 0.55 else INK
+        place: dict[str, Any] = {"ha": "center", "color": colour}
+        axes.text(column, row, f"{count}", va="bottom", fontsize=17, **place)
+        axes.text(column, row + 0.06, f"{share:.0%}", va="top", fontsize=10, **place)
+    return figure
+
+
+def _predictions(metrics: ClipMetrics) -> Figure:
+    figure, axes = new_figure("Verdicts by true label", "True label", "Clips")
+    for offset, word in enumerate(VERDICTS):
+        heights = [metrics.confusion[label][word] for label in CLASSES]
+        places = np.arange(len(CLASSES)) + (offset - 1) * 0.27
+        hatch = "//" if word == "UNDECIDED" else None
+        bars = axes.bar(
+            places, heights, 0.25, label=word, color=COLOURS[word.lower()], hatch=hatch, ec="white"
+        )
+        axes.bar_label(bars, fontsize=10, color=INK, padding=2)
+    axes.set_xticks(range(len(CLASSES)), CLASSES)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.12)
+    legend(axes, "best")
+    return figure
+
+
+def _confidence(
+    is_fake: NDArray[np.bool_], p_fake: NDArray[np.float64], decision: DecisionSettings
+) -> Figure:
+    figure, axes = new_figure("P(fake) of the clips", "P(fake)", "Clips")
+    bins = [step / 20 for step in range(21)]
+    for label, chosen, dashes in (("fake", is_fake, "-"), ("real", ~is_fake, "--")):
+        colour = COLOURS[label]
+        axes.hist(p_fake[chosen], bins, histtype="stepfilled", color=colour, alpha=0.35)
+        axes.hist(
+            p_fake[chosen],
+            bins,
+            histtype="step",
+            color=colour,
+            linestyle=dashes,
+            linewidth=1.6,
+            label=f"{label} ({chosen.sum()})",
+        )
+    low, high = (decision.threshold + side * decision.undecided_margin for side in (-1, 1))
+    axes.axvspan(low, high, color=COLOURS["undecided"], alpha=0.2, lw=0, label="undecided")
+    axes.axvline(decision.threshold, color=INK, linestyle=":", linewidth=1.2, label="threshold")
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axes, "best")
+    return figure
+
+
+def _roc(
+    is_fake: NDArray[np.bool_],
+    p_fake: NDArray[np.float64],
+    metrics: ClipMetrics,
+    decision: DecisionSettings,
+) -> Figure:
+    figure, axes = new_figure(
+        f"ROC curve, AUC {metrics.auc:.3f}", "False positive rate", "True positive rate"
+    )
+    fpr, tpr, _ = roc_curve(is_fake, p_fake)
+    axes.plot([0, 1], [0, 1], color=COLOURS["undecided"], linestyle="--", lw=1, label="chance")
+    axes.plot(fpr, tpr, color=COLOURS["real"], linewidth=2, clip_on=False)
+    eer = metrics.eer or 0.0
+    axes.plot(eer, 1 - eer, "D", color=INK, ms=6, clip_on=False, label=f"equal error {eer:.3f}")
+    called = p_fake > decision.threshold
+    axes.plot(
+        called[~is_fake].mean(),
+        called[is_fake].mean(),
+        "o",
+        color=COLOURS["fake"],
+        markersize=7,
+        clip_on=False,
+        label=f"threshold {decision.threshold:.2f}",
+    )
+    unit_square(axes)
+    legend(axes, "lower right")
+    return figure
+
+
+def _precision_recall(
+    is_fake: NDArray[np.bool_],
+    p_fake: NDArray[np.float64],
+    metrics: ClipMetrics,
+    decision: DecisionSettings,
+) -> Figure:
+    figure, axes = new_figure(
+        f"Precision and recall, average precision {metrics.average_precision:.3f}",
+        "Recall",
+        "Precision",
+    )
+    precision, recall, _ = precision_recall_curve(is_fake, p_fake)
+    share = is_fake.mean()
+    grey = COLOURS["undecided"]
+    axes.axhline(share, color=grey, linestyle="--", lw=1, label=f"chance {share:.2f}")
+    # A step: average precision is the area below it, straight lines would promise more.
+    axes.step(recall, precision, where="post", color=COLOURS["real"], linewidth=2, clip_on=False)
+    called = p_fake > decision.threshold
+    if called.any():
+        axes.plot(
+            called[is_fake].mean(),
+            is_fake[called].mean(),
+            "o",
+            color=COLOURS["fake"],
+            markersize=7,
+            clip_on=False,
+            label=f"threshold {decision.threshold:.2f}",
+        )
+    unit_square(axes)
+    legend(axes, "lower left")
+    return figure
+
+
+def _losses(history: list[dict[str, Any]], panels: list[str]) -> Figure:
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4 * columns + 0.6, 3 * rows), dpi=150, layout="constrained")
+    for place, name in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        style(axes, "total loss" if name == "loss" else name, "Epoch", "")
+        _line(axes, history, "train", name, color=TRAIN, linestyle="--", label="training")
+        _line(axes, history, "val", name, color=VAL, linestyle="-", label="validation")
+        _mark_best(axes, history)
+        if place == 1:
+            legend(axes, "best")
+    return figure
+
+
+def _metrics(history: list[dict[str, Any]], names: list[str]) -> Figure:
+    figure = Figure(figsize=(7, 5.6), dpi=150, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    style(top, "Validation", "", "")
+    styles = {
+        "frame_auc": ("frame AUC", "#56B4E9", "--"),
+        "clip_auc": ("clip AUC", "#0072B2", "-"),
+        "clip_accuracy": ("clip accuracy", "#E69F00", "-."),
+    }
+    for name in names:
+        label, colour, dashes = styles[name]
+        _line(top, history, "val", name, color=colour, linestyle=dashes, label=label)
+    top.set_ylim(top=1.02)
+    _mark_best(top, history)
+    legend(top, "best")
+    style(bottom, "", "Epoch", "Learning rate")
+    rates = [_number(entry.get("lr")) for entry in history]
+    bottom.step(_epochs(history), rates, where="mid", color=INK, marker=".", linewidth=1.5)
+    bottom.set_yscale("log")
+    bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bottom.yaxis.set_major_formatter(lambda rate, _: f"{rate:.0e}")
+    bottom.yaxis.set_minor_formatter(NullFormatter())
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _mark_best(bottom, history)
+    return figure
+
+
+def _line(axes: Axes, history: list[dict[str, Any]], part: str, name: str, **look: Any) -> None:
+    if _has(history, part, name):
+        values = [_value(entry, part, name) for entry in history]
+        axes.plot(_epochs(history), values, marker=".", linewidth=1.6, markersize=5, **look)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _mark_best(axes: Axes, history: list[dict[str, Any]]) -> None:
+    best = [entry["epoch"] for entry in history if entry.get("best")]
+    if best:
+        axes.axvline(best[-1], color=BEST, linestyle=":", lw=1.8, label=f"best epoch {best[-1]}")
+
+
+def _epochs(history: list[dict[str, Any]]) -> list[int]:
+    return [entry["epoch"] for entry in history]
+
+
+def _has(history: list[dict[str, Any]], part: str, name: str) -> bool:
+    return any(math.isfinite(_value(entry, part, name)) for entry in history)
+
+
+def _value(entry: dict[str, Any], part: str, name: str) -> float:
+    return _number((entry.get(part) or {}).get(name))
+
+
+def _number(value: float | None) -> float:
+    """NaN, which matplotlib leaves out, for a value that is missing or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else math.nan

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genconvit.config import DecisionSettings
+from genconvit.evaluate.aggregate import decide, frame_step, judge
+from genconvit.verdict import TimelinePoint, Verdict
+
+SCORES = st.floats(0.0, 1.0)
+
+
+def point(p_fake: float, frame: int = 0, track: int = 0) -> TimelinePoint:
+    return TimelinePoint(
+        time_s=frame / 25,
+        frame_index=frame,
+        track=track,
+        box=(0, 0, 10, 10),
+        probability_fake=p_fake,
+    )
+
+
+def verdict_of(*scores: float, frames_sampled: int = 32) -> Verdict:
+    points = [point(p_fake, frame) for frame, p_fake in enumerate(scores)]
+    return decide("clip.mp4", points, frames_sampled, DecisionSettings())
+
+
+def test_fake_and_real_say_what_they_rest_on() -> None:
+    fake = verdict_of(0.9, 0.96, frames_sampled=4)
+    assert fake.verdict == "FAKE"
+    assert fake.probability_fake == pytest.approx(0.93)
+    assert fake.reason == "mean P(fake) 0.93 over 2 faces in 2 of 4 frames; 1 person"
+    real = verdict_of(0.1, frames_sampled=1)
+    assert real.verdict == "REAL"
+    assert real.reason == "mean P(fake) 0.10 over 1 face in 1 of 1 frame; 1 person"
+
+
+def test_near_the_threshold_is_undecided() -> None:
+    verdict = verdict_of(0.52)
+    assert verdict.verdict == "UNDECIDED"
+    assert verdict.reason == "P(fake) 0.52 is within 0.05 of the threshold 0.50"
+
+
+def test_no_face_has_no_score() -> None:
+    verdict = decide("clip.mp4", [], 32, DecisionSettings())
+    assert (verdict.verdict, verdict.probability_fake) == ("UNDECIDED", None)
+    assert verdict.reason == "no face was found in 32 sampled frames"
+    assert (verdict.frames_with_face, verdict.tracks, verdict.timeline) == (0, [], [])
+
+
+def test_one_fake_person_among_real_ones_is_named() -> None:
+    scores = {0: 0.05, 1: 0.95, 2: 0.1}
+    points = [point(p, frame, track) for track, p in scores.items() for frame in range(5)]
+    verdict = decide("clip.mp4", points, 5, DecisionSettings())
+    assert verdict.verdict == "REAL"
+    assert verdict.reason.endswith(
+        "3 people; the people disagree: 1 of 3 looks fake (track 1 with P(fake) 0.95) "
+        "and 2 look real"
+    )
+
+
+def test_people_of_one_kind_do_not_disagree() -> None:
+    points = [point(0.9, 0, 0), point(0.52, 0, 1)]
+    assert "disagree" not in decide("clip.mp4", points, 1, DecisionSettings()).reason
+
+
+def test_tracks_are_summed_up_in_time_order() -> None:
+    points = [point(0.2, 20, 1), point(0.4, 10, 1), point(0.8, 10, 0)]
+    verdict = decide("clip.mp4", points, 3, DecisionSettings())
+    assert [(p.frame_index, p.track) for p in verdict.timeline] == [(10, 0), (10, 1), (20, 1)]
+    assert verdict.frames_with_face == 2
+    second = verdict.tracks[1]
+    assert (second.track, second.crops) == (1, 2)
+    assert (second.first_s, second.last_s) == pytest.approx((0.4, 0.8))
+    assert second.probability_fake == pytest.approx(0.3)
+
+
+@given(
+    st.lists(st.builds(point, SCORES, st.integers(0, 9), st.integers(0, 3)), min_size=1),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_the_points_changes_nothing(
+    points: list[TimelinePoint], random: Random
+) -> None:
+    unique = list({(p.frame_index, p.track): p for p in points}.values())
+    shuffled = random.sample(unique, len(unique))
+    first, second = (decide("c", p, 10, DecisionSettings()) for p in (unique, shuffled))
+    assert first == second
+    assert sum(track.crops for track in first.tracks) == len(first.timeline)
+    assert first.frames_with_face <= len(first.timeline)
+
+
+@given(SCORES, st.floats(0.01, 0.99), st.floats(0.0, 0.49))
+def test_words_follow_the_threshold_and_its_margin(
+    p_fake: float, threshold: float, margin: float
+) -> None:
+    word = judge(p_fake, DecisionSettings(threshold=threshold, undecided_margin=margin))
+    assert (word == "FAKE") == (p_fake > threshold + margin)
+    assert (word == "REAL") == (p_fake < threshold - margin)
+
+
+def test_the_usual_step_ignores_a_gap() -> None:
+    points = [point(0.5, frame) for frame in (0, 25, 50, 200, 225)]
+    assert frame_step(points) == pytest.approx(1.0)
+    assert frame_step([point(0.5, 7, track) for track in (0, 1)]) is None
