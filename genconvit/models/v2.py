@@ -1,0 +1,120 @@
+"""The `v2` network: two autoencoder branches, two backbones, cross-attention, fusion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genconvit.config import CLASSES, ModelSettings
+from genconvit.errors import UserError
+from genconvit.models.autoencoder import Autoencoder, normalize
+from genconvit.models.backbones import build_backbones, convnext_map, swin_map
+from genconvit.models.fusion import BackboneFusion, BranchAttention, BranchFusion
+from genconvit.models.output import NetworkOutput
+from genconvit.models.vae import VariationalAutoencoder
+
+
+class V2(nn.Module):
+    """The network with every switch of `ModelSettings` (docs/architecture.md).
+
+    What a switch leaves out is not built.
+
+    Raises:
+        UserError: The settings contradict each other, or a backbone or its weights do not fit.
+    """
+
+    def __init__(self, model: ModelSettings) -> None:
+        super().__init__()
+        branches = [model.net] if model.net in ("ed", "vae") else ["ed", "vae"]
+        fused = model.net == "v2"
+        self.image_size = model.image_size
+        self.sees_image = model.backbone_input == "both"
+        self.ed = Autoencoder(model) if "ed" in branches else None
+        self.vae = VariationalAutoencoder(model) if "vae" in branches else None
+
+        self.backbone, self.embedder = build_backbones(model)
+        widths = (self.backbone.num_features, self.embedder.num_features)
+        self.backbone_fusion = BackboneFusion(model.backbone_fusion, widths, model.token_dim)
+        width, dim = self.backbone_fusion.width * (2 if self.sees_image else 1), model.token_dim
+        self.projection = nn.ModuleDict(
+            {name: nn.Linear(width, dim) if width != dim else nn.Identity() for name in branches}
+        )
+
+        self.attention: BranchAttention | None = None
+        self.fusion: BranchFusion | None = None
+        self.head: nn.Module | None = None
+        if fused:
+            if model.attention:
+                self.attention = BranchAttention(dim, model.attention_heads, model.residual)
+            self.fusion = BranchFusion(model.fusion, dim)
+            self.head = _build_head(self.fusion.width, model.dropout_rate)
+        self.branch_heads = nn.ModuleDict()
+        if not fused or model.aux_heads:
+            for name in branches:
+                self.branch_heads[name] = _build_head(dim, model.dropout_rate)
+
+    def forward(self, images_BCHW: Tensor) -> NetworkOutput:
+        """One pass over ImageNet-normalised float images (B, 3, S, S), S = `model.image_size`.
+
+        Raises:
+            UserError: The images have another size.
+        """
+        if images_BCHW.shape[1:] != (3, self.image_size, self.image_size):
+            raise UserError(
+                f"the network takes images of shape (B, 3, {self.image_size}, {self.image_size}), "
+                f"not {tuple(images_BCHW.shape)}; resize them or set model.image_size."
+            )
+        reconstructions: dict[str, Tensor] = {}
+        mu = logvar = None
+        if self.ed is not None:
+            reconstructions["ed"] = self.ed(images_BCHW)
+        if self.vae is not None:
+            reconstructions["vae"], mu, logvar = self.vae(images_BCHW)
+
+        tokens = self._branch_tokens(images_BCHW, reconstructions)
+        branch_logits = {
+            name: head(tokens[name].mean(dim=1)) for name, head in self.branch_heads.items()
+        }
+        output = NetworkOutput(
+            logits=self._fuse(tokens["ed"], tokens["vae"])
+            if self.fusion is not None
+            else torch.stack(list(branch_logits.values())).mean(dim=0),
+            ed_reconstruction=reconstructions.get("ed"),
+            vae_reconstruction=reconstructions.get("vae"),
+            mu=mu,
+            logvar=logvar,
+        )
+        if self.fusion is not None:
+            output.ed_logits, output.vae_logits = branch_logits.get("ed"), branch_logits.get("vae")
+        return output
+
+    def _branch_tokens(
+        self, images_BCHW: Tensor, reconstructions: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Each branch's tokens (B, (S/32)^2, token_dim), from one batched pass over all views."""
+        views = [normalize(reconstruction) for reconstruction in reconstructions.values()]
+        if self.sees_image:
+            views.append(images_BCHW)
+        stacked = torch.cat(views)
+        tokens = self.backbone_fusion(
+            convnext_map(self.backbone, stacked), swin_map(self.embedder, stacked)
+        ).chunk(len(views))
+        image = [tokens[-1]] if self.sees_image else []
+        return {
+            name: self.projection[name](torch.cat([*image, own], dim=-1))
+            for name, own in zip(reconstructions, tokens, strict=False)
+        }
+
+    def _fuse(self, ed_BTD: Tensor, vae_BTD: Tensor) -> Tensor:
+        assert self.fusion is not None
+        assert self.head is not None
+        if self.attention is not None:
+            ed_BTD, vae_BTD = self.attention(ed_BTD, vae_BTD)
+        logits: Tensor = self.head(self.fusion(ed_BTD.mean(dim=1), vae_BTD.mean(dim=1)))
+        return logits
+
+
+def _build_head(width: int, dropout_rate: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(width), nn.Dropout(dropout_rate), nn.Linear(width, len(CLASSES))
+    )
