@@ -1,0 +1,155 @@
+"""The one path from a clip to face crops, taken by extraction, evaluation, prediction and serving
+alike."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from genconvit.config import PreprocessSettings, SamplingSettings
+from genconvit.data.faces import Face, FaceDetector, build_face_detector
+from genconvit.data.tracks import Tracker
+from genconvit.data.video import sample_frames
+from genconvit.errors import ClipError
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One face of one frame, ready to be stored."""
+
+    jpeg: bytes
+    frame_index: int
+    time_s: float
+    track: int
+    box: tuple[int, int, int, int]
+    """The face x0, y0, x1, y1 in pixels of the frame, without margin, clipped to the frame."""
+    face_score: float
+
+
+@dataclass(frozen=True)
+class ClipCrops:
+    """All crops of a clip, ordered by frame, then track."""
+
+    crops: list[Crop]
+    frames_sampled: int
+    frames_with_face: int
+
+
+_cached_detector = functools.cache(build_face_detector)
+
+
+def extract_crops(
+    path: str | Path,
+    preprocess: PreprocessSettings,
+    sampling: SamplingSettings,
+    detector: FaceDetector | None = None,
+) -> ClipCrops:
+    """Crop every face of the sampled frames of a clip.
+
+    Args:
+        path: Video or still image.
+        preprocess: From a frame to a crop.
+        sampling: Which frames.
+        detector: Used instead of the one that `preprocess` names, which is built once a process.
+
+    Returns:
+        The crops; none where no face is found.
+
+    Raises:
+        ClipError: The clip cannot be decoded.
+    """
+    detector = detector or _cached_detector(preprocess.detector)
+    # Without a detector the frame is the face; a margin would only be mirrored border.
+    margin = 0.0 if preprocess.detector == "none" else preprocess.margin
+    tracker = Tracker()
+    crops: list[Crop] = []
+    frames_sampled = frames_with_face = 0
+    for frame in sample_frames(path, sampling):
+        faces = detector.detect(frame.image_HWC)
+        tracks = tracker.update(frame.image_HWC, frame.time_s, faces)
+        frames_sampled += 1
+        frames_with_face += bool(faces)
+        for track, face in sorted(zip(tracks, faces, strict=True), key=lambda pair: pair[0]):
+            crop_HWC = crop_face(frame.image_HWC, face, margin, preprocess.size)
+            jpeg = encode_crop(crop_HWC, preprocess.jpeg_quality)
+            box = _clipped(face.box, frame.image_HWC)
+            crops.append(Crop(jpeg, frame.index, frame.time_s, track, box, face.score))
+    return ClipCrops(crops, frames_sampled, frames_with_face)
+
+
+def crop_face(
+    image_HWC: NDArray[np.uint8], face: Face, margin: float, size: int
+) -> NDArray[np.uint8]:
+    """Cut a square around a face.
+
+    Beyond the border the image is mirrored: stretched edge pixels or black would be a texture that
+    no camera makes, and texture is what the detector looks at.
+
+    Args:
+        image_HWC: RGB frame.
+        face: The face.
+        margin: Border on each side, as a share of the box's longer side.
+        size: Side of the result, pixels.
+
+    Returns:
+        (size, size, 3) RGB.
+    """
+    x0, y0, x1, y1 = face.box
+    side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * margin)))
+    height, width = image_HWC.shape[:2]
+    # Held so that a pixel of the image stays in view even of a box outside of it.
+    left = min(max(round((x0 + x1 - side) / 2), 1 - side), width - 1)
+    top = min(max(round((y0 + y1 - side) / 2), 1 - side), height - 1)
+    right, bottom = left + side, top + side
+    square_HWC = cv2.copyMakeBorder(
+        image_HWC[max(top, 0) : bottom, max(left, 0) : right],
+        max(-top, 0),
+        max(bottom - height, 0),
+        max(-left, 0),
+        max(right - width, 0),
+        cv2.BORDER_REFLECT_101,
+    )
+    return _resize(square_HWC, size)
+
+
+def encode_crop(crop_HWC: NDArray[np.uint8], quality: int) -> bytes:
+    """Compress an RGB crop as JPEG."""
+    params = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop_HWC, cv2.COLOR_RGB2BGR), params)
+    return jpeg.tobytes()
+
+
+def decode_crop(jpeg: bytes, size: int) -> NDArray[np.uint8]:
+    """A stored crop as (size, size, 3) RGB, resized when it was stored in another size.
+
+    Raises:
+        ClipError: The bytes are no image.
+    """
+    image = None
+    if jpeg:
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ClipError("a stored crop is not a readable JPEG; extract its clip again")
+    return _resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size)
+
+
+def _resize(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """To a square: averaging when it shrinks, interpolating when it grows."""
+    if image_HWC.shape[:2] == (size, size):
+        return image_HWC
+    shrinks = max(image_HWC.shape[:2]) > size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image_HWC, (size, size), interpolation=interpolation)
+
+
+def _clipped(
+    box: tuple[float, float, float, float], image_HWC: NDArray[np.uint8]
+) -> tuple[int, int, int, int]:
+    height, width = image_HWC.shape[:2]
+    x0, y0, x1, y1 = (round(value) for value in box)
+    return max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)

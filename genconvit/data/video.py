@@ -1,0 +1,177 @@
+"""From a clip, video or still image, to the frames that are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from genconvit.config import SamplingSettings
+from genconvit.errors import ClipError
+
+# OpenCV reads both when it opens the first video. The lists keep a playlist that poses as a video
+# from opening other files or addresses.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault(
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS",
+    "protocol_whitelist;file|format_whitelist;"
+    "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,m4v,h264,hevc,obu,ivf,flv,asf,ogg,mxf,gif,mjpeg",
+)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+cv2.setNumThreads(1)  # processes run side by side; threads inside each only get in each other's way
+
+MAX_PIXELS = 2**27
+"""Larger frames (400 MB) are refused: no camera makes them, but a forged header claims them."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame, upright."""
+
+    index: int
+    time_s: float
+    image_HWC: NDArray[np.uint8]  # noqa: N815
+    """RGB."""
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """The middles of `count` equal parts of range(total), or all of a shorter one.
+
+    Neither the first nor the last index is taken unless all are: clips often begin and end with a
+    black frame.
+
+    Args:
+        total: Length of the range.
+        count: How many are wanted.
+
+    Returns:
+        min(total, count) indices, distinct and ascending.
+    """
+    count = min(total, count)
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
+
+
+def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Frame]:
+    """Decode a clip from its start and give the sampled frames, in order.
+
+    Every frame is decoded and none is sought, because a seek lands on the wrong frame in some
+    formats. A clip that breaks off gives what decodes. Whether a file is an image or a video is
+    told by its content.
+
+    Args:
+        path: Video, or still image: a clip of one frame.
+        sampling: Which frames. `frames` are evenly spaced, `frame_interval` begins with frame 0,
+            and `max_frames` then keeps fewer evenly spaced ones, or the first ones.
+
+    Yields:
+        Frames; at least one.
+
+    Raises:
+        ClipError: The file is missing, empty, not a clip, or no frame of it can be decoded.
+    """
+    path = Path(path).absolute()  # an absolute path is never taken for an address
+    if not path.is_file():
+        raise ClipError(f"{path} is not a file; check the path")
+    if path.stat().st_size == 0:
+        raise ClipError(f"{path} is empty; copy it again")
+    if path.suffix.lower() != ".gif" and cv2.haveImageReader(str(path)):
+        yield Frame(0, 0.0, read_image(path))
+        return
+    wanted, last = _plan(sampling, count_frames(path))
+    decoded, given = yield from _decode(path, wanted, last)
+    if given == 0 and decoded > 0:
+        # It broke off before the first wanted frame; now its true length is known.
+        decoded, given = yield from _decode(path, *_plan(sampling, decoded))
+    if given == 0:
+        raise ClipError(f"no frame of {path} can be decoded; it is damaged or in an unknown format")
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """A still image as (H, W, 3) RGB, 8 bits, turned upright as its EXIF data say.
+
+    Raises:
+        ClipError: It cannot be decoded.
+    """
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # what it says is about OpenCV's own limits
+        image = None
+    if image is None or image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ClipError(f"image {path} cannot be decoded; it is damaged or too large")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def count_frames(path: Path) -> int:
+    """Count the frames of a video by its packets, without decoding them.
+
+    The count in the header is missing or wrong in streams without an index, in clips of varying
+    frame rate and in truncated files. A pass over the packets takes milliseconds. It can count a
+    few too many: broken packets, and frames that an edit list hides.
+
+    Raises:
+        ClipError: The file cannot be opened as a video.
+    """
+    packets = _open(path, [cv2.CAP_PROP_FORMAT, -1])
+    count = 0
+    while packets.grab():
+        count += 1
+    packets.release()
+    return count
+
+
+def _plan(sampling: SamplingSettings, total: int) -> tuple[Callable[[int], bool], int]:
+    """Whether a frame is wanted, and the index of the last that is."""
+    cap = sampling.max_frames or total
+    if sampling.frame_interval is not None:
+        interval = sampling.frame_interval
+        return lambda index: index % interval == 0, (cap - 1) * interval
+    indices = evenly_spaced(total, min(sampling.frames or total, cap))
+    return set(indices).__contains__, indices[-1] if indices else -1
+
+
+def _decode(
+    path: Path, wanted: Callable[[int], bool], last: int
+) -> Generator[Frame, None, tuple[int, int]]:
+    """Give the wanted frames up to `last`; return how many were decoded and how many given."""
+    # Rotation in the metadata is applied by OpenCV unless it is told not to.
+    capture = _open(path, [cv2.CAP_PROP_N_THREADS, 1])
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    index, given, time_s = 0, 0, -1.0
+    while index <= last and capture.grab():
+        if wanted(index):
+            ok, image_BGR = capture.retrieve()
+            if ok:
+                time_s = _time_s(capture, index, fps, time_s)
+                yield Frame(index, time_s, cv2.cvtColor(image_BGR, cv2.COLOR_BGR2RGB))
+                given += 1
+        index += 1
+    capture.release()
+    return index, given
+
+
+def _time_s(capture: cv2.VideoCapture, index: int, fps: float, previous_s: float) -> float:
+    """The frame's time stamp, right at varying frame rates too, or its index where it has none.
+
+    A raw stream has no time stamps at all (0 throughout) and AVI has none for some frames.
+    """
+    stamp_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    if stamp_s > previous_s and (stamp_s > 0 or index == 0):
+        return stamp_s
+    return max(index / fps if fps > 0 else 0.0, previous_s)
+
+
+def _open(path: Path, params: list[int]) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, params)
+    if not capture.isOpened():
+        raise ClipError(
+            f"{path} cannot be opened as a video; it is damaged or in an unknown format"
+        )
+    width, height = (capture.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MAX_PIXELS:
+        raise ClipError(f"frames of {path} have {width:.0f} x {height:.0f} pixels; scale it down")
+    return capture
