@@ -1,4 +1,4 @@
-"""GenConViT deepfake-video detectors: `load_detector` judges clips, `build_network` builds networks."""
+"""Deepfake-video detectors: `load_detector` to judge clips, `build_network` for bare networks."""
 
 from typing import TYPE_CHECKING, Any
 

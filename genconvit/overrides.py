@@ -1,4 +1,4 @@
-"""Settings from a YAML file and the command line, with errors that name the setting, its range and its neighbours."""
+"""Settings from a YAML file and the command line; errors name the setting and its range."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def parse_assignment(text: str) -> Assignment:
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"{text!r} is not a setting; write section.name=value, such as train.lr=0.001.")
+        raise UserError(
+            f"{text!r} is not a setting; write section.name=value, such as train.lr=0.001."
+        )
     return Assignment(name.strip(), value.strip(), text)
 
 
@@ -132,7 +134,9 @@ def describe(field: FieldInfo) -> str:
         text += f" from {_show(limits['ge'])} to {_show(limits['le'])}"
     elif limits:
         words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-        text += " " + " and ".join(f"{words[k]} {_show(v)}" for k, v in limits.items() if k in words)
+        text += " " + " and ".join(
+            f"{words[k]} {_show(v)}" for k, v in limits.items() if k in words
+        )
     if "multiple_of" in limits:
         text += f", a multiple of {limits['multiple_of']}"
     default = field.get_default(call_default_factory=True, validated_data={})
@@ -203,17 +207,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise UserError(f"{path} is not valid YAML{line}; check its indentation and quotes.") from error
+        raise UserError(
+            f"{path} is not valid YAML{line}; check its indentation and quotes."
+        ) from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no settings; write sections such as 'train:' with names below.")
+        raise UserError(
+            f"{path} holds no settings; write sections such as 'train:' with names below."
+        )
     for name, section in tree.items():
         field = Settings.model_fields.get(str(name))
         if field is not None and _is_section(field) and section is None:
             tree[name] = {}
         elif field is not None and _is_section(field) and not isinstance(section, dict):
-            raise UserError(f"{name} in {path} is a section; write its settings below it, indented.")
+            raise UserError(
+                f"{name} in {path} is a section; write its settings below it, indented."
+            )
     return tree
 
 

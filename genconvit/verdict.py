@@ -15,7 +15,9 @@ class TimelinePoint(BaseModel):
     time_s: float = Field(description="Time of the frame, seconds from the start.")
     frame_index: int = Field(description="Index of the frame in the clip, from 0.")
     track: int = Field(description="Which face of the clip this is, from 0.")
-    box: tuple[int, int, int, int] = Field(description="Face box x0, y0, x1, y1 in pixels of the frame.")
+    box: tuple[int, int, int, int] = Field(
+        description="Face box x0, y0, x1, y1 in pixels of the frame."
+    )
     probability_fake: float = Field(ge=0.0, le=1.0)
 
 
@@ -38,7 +40,9 @@ class Verdict(BaseModel):
 
     clip: str = Field(description="The clip as it was named in the request.")
     verdict: Literal["FAKE", "REAL", "UNDECIDED"]
-    probability_fake: float | None = Field(ge=0.0, le=1.0, description="None where no face was found.")
+    probability_fake: float | None = Field(
+        ge=0.0, le=1.0, description="None where no face was found."
+    )
     reason: str = Field(description="One sentence.")
     frames_sampled: int = Field(description="Frames that were looked at.")
     frames_with_face: int

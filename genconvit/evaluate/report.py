@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.metrics import VERDICTS, ClipMetrics, clip_metrics
+from genconvit.evaluate.metrics import VERDICTS, ClipMetrics, binary_scores, clip_metrics
 from genconvit.evaluate.pages import data_uri, facts, render
 from genconvit.evaluate.plots import EVALUATION_FIGURES, evaluation_figures
 from genconvit.verdict import Verdict
@@ -77,6 +77,7 @@ class EvaluationReport(BaseModel):
     judged: int
     verdicts: dict[str, int]
     metrics: ClipMetrics | None
+    frame_auc: float | None = Field(description="AUC over single crops; None without both labels.")
     failures: list[ClipFailure]
     notes: list[str]
 
@@ -117,6 +118,7 @@ def write_evaluation(
         judged=judged.total(),
         verdicts={word: judged[word] for word in VERDICTS},
         metrics=clip_metrics(labels, verdicts) if labels else None,
+        frame_auc=_frame_auc(rows),
         failures=[ClipFailure(clip=row.name, reason=row.failure) for row in rows if row.failure],
         notes=[*notes, *_notes(rows)],
     )
@@ -142,6 +144,16 @@ def write_evaluation(
     for name in set(EVALUATION_FIGURES) - {path.name for path in figures}:
         (out / name).unlink(missing_ok=True)
     return report
+
+
+def _frame_auc(rows: Sequence[EvaluatedClip]) -> float | None:
+    crops = [
+        (row.label == "fake", point.probability_fake)
+        for row in rows
+        if row.label and row.verdict
+        for point in row.verdict.timeline
+    ]
+    return binary_scores([c[0] for c in crops], [c[1] for c in crops])["auc"]
 
 
 def _csv(rows: Sequence[EvaluatedClip]) -> str:

@@ -1,0 +1,222 @@
+"""A training run's folder: the detectors, the results and what it takes to continue.
+
+RUN/best/            the detector of the best epoch
+RUN/last/            the detector of the last epoch, and training_state.pt to continue from it
+RUN/results.json     history, best epoch, settings, data
+RUN/settings.yaml    the settings, to repeat or continue the run
+RUN/training.log     a line an epoch
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from genconvit.checkpoint import WEIGHTS, DetectorInfo, read_info, save_detector
+from genconvit.config import Settings
+from genconvit.errors import UserError
+from genconvit.files import read_json, replaced_file, write_json
+from genconvit.train.stopping import EarlyStopping
+
+STATE = "training_state.pt"
+RESULTS = "results.json"
+SETTINGS = "settings.yaml"
+
+
+@dataclass
+class Progress:
+    """Everything of a run that changes, beside the weights."""
+
+    optimizer: Optimizer
+    scheduler: ReduceLROnPlateau
+    stopping: EarlyStopping
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.history)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Ends an epoch."""
+        self.history.append(entry)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "stopping": self.stopping.state_dict(),
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.stopping.load_state_dict(state["stopping"])
+        self.history = list(state["history"])
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Writes and reads a run's folder.
+
+    Attributes:
+        path: The folder.
+        settings: All settings of the run.
+        data: What it trains on: path, digest, crops by split and label.
+    """
+
+    path: Path
+    settings: Settings
+    data: dict[str, Any]
+
+    @property
+    def best(self) -> Path:
+        """The detector of the best epoch."""
+        return self.path / "best"
+
+    @property
+    def last(self) -> Path:
+        """The detector of the last epoch."""
+        return self.path / "last"
+
+    def start(self) -> None:
+        """Makes the folder and writes the settings."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with replaced_file(self.path / SETTINGS) as aside:
+            text = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
+            aside.write_text(text, encoding="utf-8")
+
+    def restore(self, network: nn.Module, progress: Progress) -> None:
+        """Continues from `last/`, if there is one.
+
+        Raises:
+            UserError: It belongs to another network.
+        """
+        file = self.last / STATE
+        if not file.is_file():
+            return
+        if read_info(self.last).model != self.settings.model:
+            raise UserError(
+                f"{self.path} was trained with other model settings; resume it without changing "
+                "them."
+            )
+        network.load_state_dict(load_file(self.last / WEIGHTS))
+        progress.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+
+    def save(
+        self, network: nn.Module, progress: Progress, *, train_crops: int, val_crops: int
+    ) -> None:
+        """Ends an epoch: detectors, results and a line in the log."""
+        entry = progress.history[-1]
+        info = DetectorInfo(
+            model=self.settings.model,
+            preprocess=self.settings.preprocess,
+            sampling=self.settings.sampling,
+            decision=self.settings.decision,
+            training={
+                "seed": self.settings.seed,
+                "epoch": entry["epoch"],
+                "train_crops": train_crops,
+                "val_crops": val_crops,
+                "data_digest": self.data["digest"],
+                "loss": self.settings.loss.model_dump(),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "validation": entry["val"],
+            },
+        )
+        weights = network.state_dict()
+        if entry["best"]:
+            save_detector(self.best, weights, info)
+        buffer = io.BytesIO()
+        torch.save(progress.state_dict(), buffer)
+        save_detector(self.last, weights, info, extra={STATE: buffer.getvalue()})
+        self._write_results(progress, finished=False)
+        with (self.path / "training.log").open("a", encoding="utf-8") as log:
+            log.write(epoch_line(entry) + "\n")
+
+    def finish(self, progress: Progress, *, stopped_early: bool) -> None:
+        """Marks the run as finished."""
+        self._write_results(progress, finished=True, stopped_early=stopped_early)
+
+    def _write_results(
+        self, progress: Progress, *, finished: bool, stopped_early: bool = False
+    ) -> None:
+        best = progress.stopping.best_epoch
+        write_json(
+            self.path / RESULTS,
+            {
+                "finished": finished,
+                "stopped_early": stopped_early,
+                "epochs": progress.epoch,
+                "best_epoch": best,
+                "best": progress.history[best - 1]["val"] if best else None,
+                "seconds": round(sum(entry["seconds"] for entry in progress.history), 1),
+                "data": self.data,
+                "settings": self.settings.model_dump(mode="json"),
+                "history": progress.history,
+            },
+        )
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of a run.
+
+    Raises:
+        UserError: There are none, or they are damaged.
+    """
+    results: dict[str, Any] = read_json(path / RESULTS, "the run's results")
+    return results
+
+
+def find_run(name: str, runs: Path) -> Path:
+    """The folder of a run that is to be resumed.
+
+    Args:
+        name: The run's folder, or its name below `runs`.
+        runs: Where runs are kept by default.
+
+    Raises:
+        UserError: It is a checkpoint file of another program, or there is no such run.
+    """
+    given = Path(name)
+    if given.is_file() or given.suffix in (".pth", ".pt", ".ckpt"):
+        raise UserError(
+            f"--resume {name}: a weights file has no optimiser state that this program could "
+            "continue from; give the "
+            f"name or the folder of a run, or start from the file's backbones with "
+            f"model.weights={name}."
+        )
+    for path in (given, runs / name):
+        if (path / SETTINGS).is_file():
+            return path
+    raise UserError(
+        f"--resume {name}: there is no run there nor at {runs / name} (no {SETTINGS}); check the "
+        "name."
+    )
+
+
+def epoch_line(entry: dict[str, Any]) -> str:
+    """An epoch in one line, for logs and for a terminal that is none."""
+    train, val = entry["train"], entry["val"]
+    auc = "none" if val["clip_auc"] is None else f"{val['clip_auc']:.4f}"
+    parts = " ".join(f"{k} {v:.4f}" for k, v in train.items() if k != "loss")
+    return (
+        f"epoch {entry['epoch']}  train loss {train['loss']:.4f} ({parts})  val loss "
+        f"{val['loss']:.4f} "
+        f"clip AUC {auc} clip accuracy {val['clip_accuracy']:.3f}  lr {entry['lr']:.2e}  "
+        f"{entry['crops_per_s']:.0f} crops/s{'  best' if entry['best'] else ''}"
+    )

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genconvit import build_network, load_detector
+from genconvit.config import SamplingSettings
+from genconvit.data.crops import decode_crop, extract_crops
+from genconvit.errors import ClipError, UserError
+from genconvit.predict import Detector
+
+
+@pytest.fixture(scope="module")
+def judge(detector: Path) -> Detector:
+    return load_detector(detector, "cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(clips: Path) -> Path:
+    return sorted(clips.parent.glob("test/real/*"))[0]
+
+
+def test_a_verdict_is_the_mean_of_its_timeline(judge: Detector, clip: Path) -> None:
+    verdict = judge.judge(clip)
+    assert verdict.frames_sampled == 4
+    scores = [point.probability_fake for point in verdict.timeline]
+    assert verdict.probability_fake == pytest.approx(np.mean(scores))
+
+
+def test_the_same_clip_gets_the_same_verdict_twice(judge: Detector, clip: Path) -> None:
+    assert judge.judge(clip) == judge.judge(clip)
+
+
+def test_crops_are_scored_as_they_would_be_from_shards(judge: Detector, clip: Path) -> None:
+    verdict, jpegs = judge.judge_with_crops(clip)
+    stored = extract_crops(clip, judge.info.preprocess, judge.info.sampling)
+    assert jpegs == [crop.jpeg for crop in stored.crops]
+    scores = judge.score(np.stack([decode_crop(jpeg, 64) for jpeg in jpegs]))
+    expected = [point.probability_fake for point in verdict.timeline]
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_the_size_of_a_pass_does_not_change_the_scores(judge: Detector) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    np.testing.assert_allclose(judge.score(crops, 2), judge.score(crops, 5), atol=1e-6)
+
+
+def test_the_asked_frames_are_looked_at(judge: Detector, clip: Path) -> None:
+    verdict = judge.judge(clip, sampling=SamplingSettings(frames=2))
+    assert verdict.frames_sampled == 2
+
+
+def test_a_file_that_is_no_clip_is_refused(judge: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "letter.mp4"
+    path.write_text("Dear reader")
+    with pytest.raises(ClipError, match=r"letter\.mp4"):
+        judge.judge(path)
+
+
+def test_a_clip_without_a_face_is_undecided(judge: Detector, shared: Path) -> None:
+    verdict = judge.judge(shared / "data/edge/no_face.mp4")
+    assert verdict.verdict == "UNDECIDED"
+    assert verdict.probability_fake is None
+    assert "no face" in verdict.reason
+
+
+def test_all_of_many_faces_are_judged(judge: Detector, shared: Path) -> None:
+    verdict = judge.judge(shared / "data/edge/street_multi_face.mp4")
+    assert len(verdict.tracks) > 1
+    assert {point.track for point in verdict.timeline} == {t.track for t in verdict.tracks}
+
+
+def test_cuda_where_there_is_none_is_refused(detector: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(UserError, match="no CUDA GPU"):
+        load_detector(detector, "cuda")
+
+
+def test_the_public_names_need_no_ray() -> None:
+    code = (
+        "import sys, genconvit\n"
+        "assert 'torch' not in sys.modules\n"
+        "genconvit.build_network, genconvit.load_detector\n"
+        "assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_any_variant_can_be_built() -> None:
+    network = build_network("v2", preset="nano", attention=False, fusion="sum")
+    assert network is not None

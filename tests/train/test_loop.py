@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+
+from genconvit.checkpoint import load_network
+from genconvit.config import LossSettings, Settings
+from genconvit.errors import UserError
+from genconvit.losses import compute_losses
+from genconvit.models.registry import build_from_settings, build_network
+from genconvit.overrides import parse_assignment, resolve_settings
+from genconvit.train.loop import Batch, Data, Step, class_weights, fit, validate
+from genconvit.train.run_folder import RunFolder, read_results
+
+CPU = torch.device("cpu")
+
+
+def settings(*texts: str) -> Settings:
+    fixed = ["model.preset=nano", "model.image_size=64", "train.lr=1e-3", "train.epochs=2"]
+    return resolve_settings(assignments=[parse_assignment(text) for text in [*fixed, *texts]])
+
+
+def crops(count: int, seed: int = 0) -> Batch:
+    """Fakes are darker in the middle."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(count) % 2
+    image = rng.integers(0, 255, (count, 64, 64, 3), dtype=np.uint8)
+    image[label == 0, 16:48, 16:48] //= 4
+    video_id = np.array([f"clip{index // 4}-{index % 2}" for index in range(count)])
+    return {"image": image, "label": label, "video_id": video_id}
+
+
+def batches(data: Batch, size: int) -> Iterator[Batch]:
+    for start in range(0, len(data["label"]), size):
+        yield {name: column[start : start + size] for name, column in data.items()}
+
+
+def data() -> Data:
+    train, val = crops(16), crops(16, seed=1)
+    return Data(
+        train=lambda epoch: batches(train, 8),
+        validate=lambda: batches(val, 6),
+        steps=2,
+        class_counts=(8, 8),
+    )
+
+
+def run(folder: Path, job: Settings) -> RunFolder:
+    torch.manual_seed(job.seed)
+    run_folder = RunFolder(folder, job, {"digest": "none"})
+    run_folder.start()
+    fit(job, build_from_settings(job.model), data(), run_folder, device=CPU)
+    return run_folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run(tmp_path_factory.mktemp("run") / "a", settings())
+
+
+def test_the_same_seed_gives_the_same_losses(trained: RunFolder, tmp_path: Path) -> None:
+    again = run(tmp_path / "b", settings())
+    first, second = (read_results(f.path)["history"] for f in (trained, again))
+    for one, other in zip(first, second, strict=True):
+        assert one["train"] == other["train"]
+        assert one["val"] == other["val"]
+
+
+def test_another_seed_gives_other_losses(trained: RunFolder, tmp_path: Path) -> None:
+    other = run(tmp_path / "c", settings("seed=1", "train.epochs=1"))
+    losses = [read_results(f.path)["history"][0]["train"]["loss"] for f in (trained, other)]
+    assert losses[0] != losses[1]
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    trained: RunFolder, tmp_path: Path
+) -> None:
+    run(tmp_path / "d", settings("train.epochs=1"))
+    resumed = run(tmp_path / "d", settings())
+    whole, parts = (load_file(f.last / "model.safetensors") for f in (trained, resumed))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+    assert [e["epoch"] for e in read_results(resumed.path)["history"]] == [1, 2]
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
+    job = settings("train.epochs=6", "train.lr=0.05", "train.early_stopping_patience=2")
+    folder = run(tmp_path / "e", job)
+    results = read_results(folder.path)
+    best = results["history"][results["best_epoch"] - 1]
+    network, info = load_network(folder.best)
+    assert info.training["epoch"] == results["best_epoch"]
+    step = Step(job.loss, "v2", class_weights((8, 8)), 1.0)
+    val = validate(network, data().validate(), step, CPU)
+    assert val["classification"] == pytest.approx(best["val"]["classification"], rel=1e-6)
+    assert results["epochs"] - results["best_epoch"] <= 2
+
+
+def test_every_part_of_the_loss_is_tracked(trained: RunFolder) -> None:
+    entry = read_results(trained.path)["history"][0]
+    for half in ("train", "val"):
+        assert {"loss", "classification", "ae", "vae_mse", "kl", "aux"} <= entry[half].keys()
+    log = (trained.path / "training.log").read_text().splitlines()
+    assert len(log) == 2
+    assert "clip AUC" in log[0]
+
+
+def test_other_model_settings_do_not_resume(trained: RunFolder, tmp_path: Path) -> None:
+    run(tmp_path / "f", settings("train.epochs=1"))
+    with pytest.raises(UserError, match="other model settings"):
+        run(tmp_path / "f", settings("model.dropout_rate=0.1"))
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no longer finite.*train\.lr"):
+        run(tmp_path / "g", settings("train.lr=1.0", "train.clip_grad=0", "loss.vae_beta=100"))
+
+
+def test_rare_classes_weigh_more() -> None:
+    fake, real = class_weights((30, 10)).tolist()
+    assert real == pytest.approx(3 * fake)
+    assert 30 * fake + 10 * real == pytest.approx(40)
+
+
+def gradients(network: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor) -> None:
+    weights = class_weights((10, 6))
+    losses = compute_losses(network(x_BCHW), x_BCHW, labels_B, LossSettings(), "v2", weights)
+    losses["loss"].backward()
+
+
+def network_and_batch() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    # In eval mode dropout, drop-path and the variational noise are off.
+    network = build_network("v2", preset="nano").eval()
+    return network, torch.randn(8, 3, 64, 64), torch.tensor([0, 0, 0, 1, 0, 1, 1, 0])
+
+
+def ddp_worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    network, x_BCHW, labels_B = network_and_batch()
+    half = slice(4 * rank, 4 * rank + 4)
+    gradients(torch.nn.parallel.DistributedDataParallel(network), x_BCHW[half], labels_B[half])
+    if rank == 0:
+        torch.save({n: p.grad for n, p in network.named_parameters()}, f"{folder}/gradients.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_have_the_gradients_of_one(tmp_path: Path) -> None:
+    mp.spawn(ddp_worker, args=(str(tmp_path),), nprocs=2)
+    two = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    network, x_BCHW, labels_B = network_and_batch()
+    gradients(network, x_BCHW, labels_B)
+    for name, parameter in network.named_parameters():
+        one = parameter.grad
+        assert one is not None
+        assert (one - two[name]).norm() <= 1e-4 * one.norm(), name
