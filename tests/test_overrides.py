@@ -101,7 +101,7 @@ def test_a_number_survives_the_command_line(value: float) -> None:
 
 @given(st.floats(allow_nan=False).filter(lambda x: not 0.0 <= x <= 0.95))
 def test_no_number_out_of_range_gets_through(value: float) -> None:
-    with pytest.raises(UserError, match="0 to 0.95"):
+    with pytest.raises(UserError, match=r"0 to 0\.95"):
         resolve(f"model.dropout_rate={value!r}")
 
 

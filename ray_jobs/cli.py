@@ -1,0 +1,213 @@
+"""The `genconvit` command: one verb a job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# Before anything imports OpenMP: a process that decodes and computes must not spin idle threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import typer
+
+from ray_jobs.failures import user_error_in
+from ray_jobs.options import (
+    COMMON,
+    DECISION,
+    NETWORK,
+    SAMPLING,
+    TRAINING,
+    Given,
+    split_overrides,
+    with_settings,
+)
+from ray_jobs.output import Output
+
+app = typer.Typer(
+    help="Train, tune and serve deepfake-video detectors on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Model = Annotated[Path, typer.Option("--model", help="The detector's folder, such as RUN/best.")]
+DataPath = Annotated[Path, typer.Option("--data", help="Shards, or a folder or CSV of clips.")]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
+
+
+@app.command()
+@with_settings(SAMPLING, COMMON)
+def extract(
+    source: Annotated[
+        Path, typer.Argument(help="Folder with real/ and fake/ (or train/real ...), or a CSV.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Find the faces in clips and pack them into shards."""
+    from ray_jobs.extract import extract as job
+
+    job(source, out, given.settings(), Output(json))
+
+
+@app.command()
+@with_settings(TRAINING, NETWORK, SAMPLING, COMMON)
+def train(
+    data: DataPath,
+    out: OutFolder = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Name or folder of a run to continue.")
+    ] = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Train a detector."""
+    from ray_jobs.train import resume_run
+    from ray_jobs.train import train as job
+
+    if resume is not None:
+        resume_run(resume, data, given, out, Output(json))
+    else:
+        job(data, given.settings(), out, Output(json))
+
+
+@app.command()
+@with_settings(TRAINING, NETWORK, SAMPLING, COMMON)
+def tune(
+    data: DataPath,
+    trials: Annotated[int | None, typer.Option(help="Settings to try.")] = None,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Search dropout, loss weights, learning rate and patience for the best detector."""
+    from ray_jobs.tune import tune as job
+
+    settings = given.settings()
+    job(data, settings, trials or settings.tune.trials, out, Output(json))
+
+
+@app.command()
+@with_settings(SAMPLING, DECISION)
+def evaluate(
+    model: Model,
+    video_dir: Annotated[
+        Path | None, typer.Option("--video-dir", help="Folder or CSV of clips.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option("--ground-truth", help="CSV video_name,label.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Shards, instead of clips.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Split of --data.")] = "val",
+    out: OutFolder = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Crops a pass.")] = 32,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Measure a detector on clips with known labels, or list its verdicts without."""
+    from ray_jobs.evaluate import evaluate as job
+
+    job(
+        model,
+        given,
+        Output(json),
+        video_dir=video_dir,
+        ground_truth=ground_truth,
+        data=data,
+        split=split,
+        out=out,
+        batch_size=batch_size,
+    )
+
+
+@app.command()
+@with_settings(SAMPLING, DECISION, positional=False)
+def predict(
+    model: Model,
+    clips: Annotated[list[str], typer.Argument(help="Clips, images or folders of them.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the HTML page.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Judge clips: FAKE, REAL or UNDECIDED, with the reason and a timeline."""
+    from ray_jobs.predict import predict as job
+
+    files, assignments = split_overrides(clips)
+    job(
+        model,
+        files,
+        Given(given.config, given.assignments + assignments),
+        out,
+        device,
+        Output(json),
+    )
+
+
+@app.command()
+@with_settings({"--host": "serve.host", "--port": "serve.port"})
+def serve(model: Model, *, given: Given) -> None:
+    """Answer over HTTP: POST /v1/detect."""
+    from serve.app import serve_forever
+
+    serve_forever(model, given.settings().serve)
+
+
+@app.command()
+@with_settings(COMMON)
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Your clips; without it, built-in ones.")
+    ] = None,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Run the main job from end to end on built-in clips, or on yours."""
+    from ray_jobs.demo import demo as job
+
+    job(data, out, given.settings(), Output(json))
+
+
+@app.command()
+def settings(json: Json = False) -> None:
+    """List every setting: name, range, default and meaning."""
+    from rich.table import Table
+
+    from genconvit.overrides import all_settings, describe
+
+    output = Output(json)
+    table = Table("setting", "takes", "meaning")
+    for name, field in all_settings():
+        table.add_row(name, describe(field), field.description)
+        output.emit({"name": name, "takes": describe(field), "meaning": field.description})
+    output.say(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command; bad input ends it with one sentence and exit code 2."""
+    try:
+        app(arguments)
+    except Exception as error:
+        found = user_error_in(error)
+        if found is None:
+            raise
+        sys.stderr.write(f"error: {found}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Connecting to Ray, and whether a job fits the cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before Ray starts its processes: they inherit this. Idle OpenMP threads that spin halve the speed
+# of small machines.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import ray
+import ray.data
+import ray.train
+import ray.tune
+
+from genconvit.config import TrainSettings
+from genconvit.errors import UserError
+
+Event = dict[str, Any]
+POLL_S = 0.3
+
+
+@contextmanager
+def connected(*, dashboard: bool = False) -> Iterator[Path]:
+    """Connects to the cluster that RAY_ADDRESS or `ray job submit` names, else starts one here.
+
+    Args:
+        dashboard: A cluster started here gets one; Ray Tune needs it to free what a stopped trial
+            held.
+
+    Yields:
+        The folder with Ray's logs.
+    """
+    if ray.is_initialized():
+        yield _log_folder()
+        return
+    inside_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    options = {} if inside_cluster else {"include_dashboard": dashboard}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}; start one "
+            "or unset it."
+        ) from error
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        with _native_lines_in(_log_folder() / "genconvit-stderr.log"):
+            yield _log_folder()
+    finally:
+        ray.shutdown()
+
+
+def _log_folder() -> Path:
+    return Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+
+
+@contextmanager
+def _native_lines_in(path: Path) -> Iterator[None]:
+    """Sends what Ray writes to the terminal, from Python and past it, to a file."""
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logger = logging.getLogger(name)
+        logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)]
+        logger.propagate = False
+    python_stderr, native_stderr = sys.stderr, os.dup(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log, os.fdopen(native_stderr, "w", buffering=1) as terminal:
+        os.dup2(log.fileno(), 2)
+        sys.stderr = terminal
+        try:
+            yield
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(native_stderr, 2)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training run gets of the cluster.
+
+    Attributes:
+        workers: Training processes.
+        cpus_per_worker: CPUs of each; a half where the cluster is smaller than workers + 1.
+        use_gpu: Whether each has a GPU.
+        data_cpus: CPUs a Ray Data task asks for; at least as many stay free.
+    """
+
+    workers: int
+    cpus_per_worker: float
+    use_gpu: bool
+    data_cpus: float
+
+
+def train_budget(settings: TrainSettings, resources: dict[str, float], runs: int = 1) -> Budget:
+    """Checks a training run against the cluster before anything waits for ever.
+
+    Args:
+        settings: `num_workers` and `device`.
+        resources: The cluster's `CPU` and `GPU`.
+        runs: How many such runs go on at once.
+
+    Raises:
+        UserError: The cluster is too small; says what is missing.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0.0))
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    workers = settings.num_workers or (max(1, gpus) if use_gpu else 1)
+    if use_gpu and gpus < workers * runs:
+        raise UserError(
+            f"{workers * runs} workers need as many GPUs, and this cluster has {gpus}; "
+            f"use fewer workers (--num-workers) or train.device=cpu."
+        )
+    needed = (workers * runs + 1) / 2
+    if cpus < needed:
+        raise UserError(
+            f"{workers * runs} workers and their data need {needed:g} CPUs, and this cluster has "
+            f"{cpus:g}; "
+            f"use fewer workers (--num-workers)."
+        )
+    if cpus < workers * runs + 1:
+        return Budget(workers, 0.5, use_gpu, min(1.0, cpus - workers * runs / 2))
+    # A quarter of the CPUs decodes; on a GPU machine decoding is what they are for.
+    share = 1.0 if use_gpu else float(max(1, int(cpus * 0.75) // (workers * runs)))
+    return Budget(workers, share, use_gpu, 1.0)
+
+
+class Mailbox:
+    """Takes events from the workers of a job, for the process that shows them."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def push(self, event: Event) -> None:
+        """Adds an event."""
+        self.events.append(event)
+
+    def drain(self) -> list[Event]:
+        """All events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+
+def new_mailbox() -> Any:
+    """An actor that is a `Mailbox`."""
+    return ray.remote(num_cpus=0)(Mailbox).remote()
+
+
+def watch(mailbox: Any, work: Callable[[], Any], handle: Callable[[Event], None]) -> Any:
+    """Runs `work` here and hands over the events that arrive meanwhile; returns its result."""
+    done = threading.Event()
+
+    def pump() -> None:
+        while not done.wait(POLL_S):
+            for event in ray.get(mailbox.drain.remote()):
+                handle(event)
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        return work()
+    finally:
+        done.set()
+        thread.join()
+        for event in ray.get(mailbox.drain.remote()):
+            handle(event)

@@ -1,0 +1,93 @@
+"""The main job from end to end: extract, train, evaluate, judge two clips, write the page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.rule import Rule
+
+from genconvit.config import Settings
+from genconvit.data.catalog import Clip, find_clips
+from genconvit.data.demo import DEMO_NOTE, write_demo_clips
+from genconvit.data.shards import open_dataset
+from genconvit.data.splits import assign_splits
+from genconvit.errors import UserError
+from ray_jobs.cluster import connected
+from ray_jobs.evaluate import evaluate
+from ray_jobs.extract import extract
+from ray_jobs.options import Given
+from ray_jobs.output import Output
+from ray_jobs.predict import PAGE, predict
+from ray_jobs.train import train
+
+
+def demo(data: Path | None, out: Path | None, settings: Settings, output: Output) -> None:
+    """Runs every step and says where its results are.
+
+    Args:
+        data: The user's clips; by default the built-in ones.
+        out: Folder for everything; by default a new one below `runs/`.
+        settings: All settings, such as those of configs/demo.yaml.
+        output: Where to tell of it.
+
+    Raises:
+        UserError: `out` is not empty, or a step fails.
+    """
+    started = time.monotonic()
+    out = (out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty; choose another --out for the demo.")
+    with connected():
+        if data is None:
+            _step(output, "1. Clips")
+            source = write_demo_clips(out / "clips", settings.seed)
+            output.say(DEMO_NOTE)
+        else:
+            source = data
+        _step(output, "2. Extract: clips to face crops")
+        extract(source, out / "shards", settings, output)
+        _step(output, "3. Train")
+        train(out / "shards", settings, out / "run", output)
+        detector = out / "run" / "best"
+        split = "test" if any(open_dataset(out / "shards").counts["test"].values()) else "val"
+        _step(output, f"4. Evaluate on the {split} split")
+        evaluate(
+            detector,
+            Given(None, []),
+            output,
+            data=out / "shards",
+            split=split,
+            out=out / "evaluation",
+        )
+    _step(output, "5. Judge one real and one fake clip")
+    clips = assign_splits(find_clips(source), settings.split, settings.seed)
+    chosen = [str(_first(clips, label, split).path) for label in ("real", "fake")]
+    predict(detector, chosen, Given(None, []), out, "auto", output)
+    _step(output, "Done")
+    output.say(
+        f"{time.monotonic() - started:.0f} s. Everything is in {out}:\n"
+        f"  shards/                 face crops\n"
+        f"  run/best/               the detector, with its model card\n"
+        f"  run/results.json        losses and metrics of every epoch, and curves beside it\n"
+        f"  evaluation/report.html  metrics and figures\n"
+        f"  {PAGE}            the two verdicts, with timelines and crops"
+    )
+    if data is None:
+        output.say(
+            "These figures are of easy, built-in fakes of one person; they say nothing about "
+            "real ones."
+        )
+    elif split == "val":
+        output.say(
+            "There was no test split: the figures are of the clips by which the best epoch was "
+            "chosen."
+        )
+
+
+def _first(clips: list[Clip], label: str, split: str) -> Clip:
+    return min((c for c in clips if c.label == label and c.split == split), key=lambda c: c.name)
+
+
+def _step(output: Output, title: str) -> None:
+    output.say(Rule(title, align="left"))

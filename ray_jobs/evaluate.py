@@ -1,0 +1,284 @@
+"""Evaluation on Ray: CPU tasks decode and crop, a few scorers judge, on one machine or many."""
+
+from __future__ import annotations
+
+import pickle
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+from rich.table import Table
+
+from genconvit.checkpoint import DetectorInfo, load_network
+from genconvit.config import CLASSES, DecisionSettings, PreprocessSettings, SamplingSettings
+from genconvit.data.catalog import Clip, attach_labels, find_clips
+from genconvit.data.crops import extract_crops
+from genconvit.data.shards import MANIFEST, SPLITS, Slice, load_slice, open_dataset, plan_slices
+from genconvit.errors import ClipError, UserError
+from genconvit.evaluate.aggregate import decide
+from genconvit.evaluate.report import EvaluatedClip, EvaluationReport, write_evaluation
+from genconvit.evaluate.terminal import metrics_table
+from genconvit.files import read_json
+from genconvit.predict import load_detector
+from genconvit.verdict import TimelinePoint, Verdict
+from ray_jobs.cluster import connected
+from ray_jobs.options import Given
+from ray_jobs.output import Output
+
+SHARD_COLUMNS = ("label", "video_id", "frame_index", "time_s", "track", "box")
+
+
+def evaluate(
+    model: Path,
+    given: Given,
+    output: Output,
+    *,
+    video_dir: Path | None = None,
+    ground_truth: Path | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    out: Path | None = None,
+    batch_size: int = 32,
+) -> EvaluationReport:
+    """Judges many clips and writes metrics, figures and a page.
+
+    Args:
+        model: The detector's folder.
+        given: `sampling` and `decision` overrule those of the detector.
+        output: Where to tell of it.
+        video_dir: Folder or CSV of clips.
+        ground_truth: CSV `video_name,label`, where the folder does not tell the labels.
+        data: Shards, instead of clips.
+        split: Split of `data`.
+        out: Folder for the results; by default a new one below `runs/`.
+        batch_size: Crops a pass through the network.
+
+    Raises:
+        UserError: Neither or both of `video_dir` and `data` are given, the shards were made for
+            another detector, or
+            every clip failed.
+    """
+    settings = given.settings()
+    _, info = load_network(model)  # a bad detector is told here, not by a worker
+    if (video_dir is None) == (data is None):
+        raise UserError("give either --video-dir with clips or --data with shards.")
+    sampling = settings.sampling if "sampling" in settings.model_fields_set else info.sampling
+    decision = settings.decision if "decision" in settings.model_fields_set else info.decision
+    out = out or Path("runs") / time.strftime("evaluate-%Y%m%d-%H%M%S")
+    judge = _Judging(model, info, sampling, decision, batch_size, output)
+    with connected() as ray_logs:
+        if data is not None:
+            output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")
+            rows = judge.shards(data, split)
+        else:
+            assert video_dir is not None
+            clips = find_clips(video_dir)
+            clips = attach_labels(clips, ground_truth) if ground_truth else clips
+            output.say(f"Judging {len(clips)} clips. Ray's logs: {ray_logs}")
+            rows = judge.clips(clips)
+    if not any(row.verdict for row in rows):
+        raise UserError(
+            f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
+        )
+    command = shlex.join(["genconvit", *sys.argv[1:]])
+    report = write_evaluation(
+        out, rows, info.summary(), decision, command, _notes(info, video_dir, data, split)
+    )
+    _show(report, rows, out, output)
+    return report
+
+
+class _Judging:
+    """One evaluation: what every clip of it is judged with."""
+
+    def __init__(
+        self,
+        model: Path,
+        info: DetectorInfo,
+        sampling: SamplingSettings,
+        decision: DecisionSettings,
+        batch_size: int,
+        output: Output,
+    ) -> None:
+        self.info = info
+        self.sampling = sampling
+        self.decision = decision
+        self.output = output
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0
+        # A scorer on the CPU mostly waits for crops: it takes no CPU from those who make them.
+        self.scorer: dict[str, Any] = {
+            "fn_constructor_kwargs": {"model": str(model.resolve()), "batch_size": batch_size},
+            "batch_size": 1,
+            "num_cpus": 0,
+            "num_gpus": 1 if gpus else 0,
+            "concurrency": max(1, gpus),
+        }
+
+    def clips(self, clips: list[Clip]) -> list[EvaluatedClip]:
+        """Judges clips, each in one row."""
+        labels = {clip.name: clip.label for clip in clips}
+        items = [{"name": clip.name, "path": str(clip.path)} for clip in clips]
+        judged = (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(
+                _crop_clip,
+                batch_size=1,
+                fn_kwargs={"preprocess": self.info.preprocess, "sampling": self.sampling},
+            )
+            .map_batches(
+                _ClipScorer,
+                **{**self.scorer, "fn_kwargs": {"decision": self.decision}},
+            )
+        )
+        rows = {
+            row["name"]: EvaluatedClip(
+                name=row["name"],
+                label=labels[row["name"]],
+                verdict=Verdict.model_validate_json(row["verdict"]) if row["verdict"] else None,
+                failure=row["failure"] or None,
+            )
+            for row in self._shown(judged, len(items))
+        }
+        return [rows[clip.name] for clip in clips]
+
+    def shards(self, data: Path, split: str) -> list[EvaluatedClip]:
+        """Judges the clips of a split by their crops."""
+        if split not in SPLITS:
+            raise UserError(f"--split {split}: the splits are {', '.join(SPLITS)}.")
+        dataset = open_dataset(data)
+        if dataset.preprocess != self.info.preprocess:
+            raise UserError(
+                f"{data} was extracted with preprocessing {dataset.preprocess.fingerprint()}, "
+                "and this detector "
+                f"needs {self.info.preprocess.fingerprint()}; extract the clips with its settings."
+            )
+        [slices] = plan_slices(dataset.row_groups(split), 1)
+        items = [{"slice": vars(rows)} for rows in slices]
+        size = self.info.model.image_size
+        scored = (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": size})
+            .map_batches(_CropScorer, **{**self.scorer, "batch_size": None})
+        )
+        points: dict[str, list[TimelinePoint]] = defaultdict(list)
+        labels: dict[str, str] = {}
+        for row in self._shown(scored, sum(rows.rows for rows in slices)):
+            labels[row["video_id"]] = CLASSES[int(row["label"])]
+            points[row["video_id"]].append(
+                TimelinePoint(
+                    time_s=round(float(row["time_s"]), 3),
+                    frame_index=int(row["frame_index"]),
+                    track=int(row["track"]),
+                    box=tuple(int(edge) for edge in row["box"]),
+                    probability_fake=float(row["probability_fake"]),
+                )
+            )
+        rows = []
+        for name in sorted(points):
+            timeline = sorted(points[name], key=lambda point: (point.frame_index, point.track))
+            frames = len({point.frame_index for point in timeline})
+            verdict = decide(name, timeline, frames, self.decision)
+            rows.append(EvaluatedClip(name, labels[name], verdict, None))
+        manifest = read_json(data / MANIFEST, "the dataset's description")
+        return rows + [
+            EvaluatedClip(failure["clip"], failure["label"], None, failure["reason"])
+            for failure in manifest["failures"]
+            if failure["split"] == split
+        ]
+
+    def _shown(self, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
+        with self.output.bar("judging", total=total) as bar:
+            for row in dataset.iter_rows():
+                bar.advance()
+                yield row
+
+
+def _crop_clip(
+    batch: dict[str, Any], preprocess: PreprocessSettings, sampling: SamplingSettings
+) -> dict[str, Any]:
+    """Runs in a Ray task: the crops of one clip, or why there are none."""
+    found, failure = None, ""
+    try:
+        found = extract_crops(Path(batch["path"][0]), preprocess, sampling)
+    except ClipError as error:
+        failure = str(error)
+    return {"name": batch["name"], "crops": [pickle.dumps(found)], "failure": [failure]}
+
+
+class _ClipScorer:
+    """Runs in a Ray actor: crops to verdicts."""
+
+    def __init__(self, model: str, batch_size: int) -> None:
+        self.detector = load_detector(model)
+        self.batch_size = batch_size
+
+    def __call__(self, batch: dict[str, Any], decision: DecisionSettings) -> dict[str, Any]:
+        """One clip a batch."""
+        verdict = ""
+        found = pickle.loads(batch["crops"][0])
+        if found is not None:
+            judged, _ = self.detector.judge_crops(
+                batch["name"][0], found, decision, batch_size=self.batch_size
+            )
+            verdict = judged.model_dump_json()
+        return {"name": batch["name"], "verdict": [verdict], "failure": batch["failure"]}
+
+
+def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """Runs in a Ray task: reads and decodes one slice."""
+    return load_slice(Slice(**batch["slice"][0]), image_size, SHARD_COLUMNS)
+
+
+class _CropScorer:
+    """Runs in a Ray actor: decoded crops to scores."""
+
+    def __init__(self, model: str, batch_size: int) -> None:
+        self.detector = load_detector(model)
+        self.batch_size = batch_size
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Replaces the images by P(fake)."""
+        images = batch.pop("image")
+        return {**batch, "probability_fake": self.detector.score(images, self.batch_size)}
+
+
+def _notes(info: DetectorInfo, video_dir: Path | None, data: Path | None, split: str) -> list[str]:
+    if data is None:
+        return []
+    notes = [
+        f"Judged by the crops in {data}, split {split}: frames without a face are not counted."
+    ]
+    if split != "test" and open_dataset(data).digest == info.training.get("data_digest"):
+        what = "was trained on this split" if split == "train" else "was chosen by this split"
+        notes.append(f"This detector {what}, so these figures flatter it.")
+    return notes
+
+
+def _show(report: EvaluationReport, rows: list[EvaluatedClip], out: Path, output: Output) -> None:
+    if report.metrics is not None:
+        output.say(metrics_table(report.metrics))
+        if report.frame_auc is not None:
+            output.say(f"frame-level AUC {report.frame_auc:.4f}")
+    else:
+        table = Table("verdict", "clips", title="No labels: verdicts only")
+        for word, count in report.verdicts.items():
+            table.add_row(word, str(count))
+        output.say(table)
+    for note in report.notes:
+        output.say(f"note: {note}")
+    for failure in report.failures[:20]:
+        output.warn(f"{failure.clip}: {failure.reason}")
+    output.say(f"Report: {out / 'report.html'}")
+    output.emit({"event": "evaluated", "out": str(out), **report.model_dump(mode="json")})
+
+
+if __name__ == "__main__":
+    from ray_jobs.cli import main
+
+    main(["evaluate", *sys.argv[1:]])

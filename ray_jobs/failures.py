@@ -1,0 +1,21 @@
+"""Finding what went wrong inside what Ray made of it."""
+
+from __future__ import annotations
+
+from genconvit.errors import UserError
+
+
+def user_error_in(error: BaseException | None, depth: int = 8) -> UserError | None:
+    """The `UserError` that a task, an actor or a worker raised; None where there is none."""
+    if error is None or depth == 0:
+        return None
+    if isinstance(error, UserError):
+        return error
+    inner = [error.__cause__, getattr(error, "cause", None)]
+    inner += list(getattr(error, "worker_failures", {}).values())
+    for candidate in inner:
+        if isinstance(candidate, BaseException):
+            found = user_error_in(candidate, depth - 1)
+            if found is not None:
+                return found
+    return None

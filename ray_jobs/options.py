@@ -1,0 +1,161 @@
+"""Options that are settings: `--lr` is `train.lr`, with its help, range and default."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genconvit.config import Settings
+from genconvit.overrides import Assignment, describe, find_field, parse_assignment, resolve_settings
+
+Flags = dict[str, str]
+"""Option, or options separated by `/`, to the dotted name of a setting."""
+
+COMMON: Flags = {"--preset": "model.preset", "--seed": "seed"}
+NETWORK: Flags = {"--arch": "model.arch", "--net": "model.net"}
+SAMPLING: Flags = {
+    "--frames": "sampling.frames",
+    "--frame-interval": "sampling.frame_interval",
+    "--max-frames": "sampling.max_frames",
+}
+TRAINING: Flags = {
+    "--epochs": "train.epochs",
+    "--batch-size": "train.batch_size",
+    "--num-workers/--world-size": "train.num_workers",
+    "--lr": "train.lr",
+    "--weight-decay": "train.weight_decay",
+    "--clip-grad": "train.clip_grad",
+    "--dropout-rate": "model.dropout_rate",
+    "--ae-latent": "model.ae_latent",
+    "--vae-latent": "model.vae_latent",
+    "--lr-gamma": "train.lr_gamma",
+    "--lr-patience": "train.lr_patience",
+    "--min-lr": "train.min_lr",
+    "--early-stopping-patience": "train.early_stopping_patience",
+    "--early-stopping-min-delta": "train.early_stopping_min_delta",
+    "--classification-weight": "loss.classification_weight",
+    "--ae-weight": "loss.ae_weight",
+    "--vae-weight": "loss.vae_weight",
+    "--vae-beta": "loss.vae_beta",
+}
+DECISION: Flags = {
+    "--threshold": "decision.threshold",
+    "--undecided-margin": "decision.undecided_margin",
+}
+
+
+class Given:
+    """What the command line said of settings.
+
+    Attributes:
+        config: The YAML file, if any.
+        assignments: Options and `section.name=value` arguments, in order.
+    """
+
+    def __init__(self, config: Path | None, assignments: list[Assignment]) -> None:
+        self.config = config
+        self.assignments = assignments
+
+    def settings(self, base: Path | None = None) -> Settings:
+        """Merges defaults, YAML file (or `base`) and command line.
+
+        Raises:
+            UserError: A setting does not exist or is out of range.
+        """
+        return resolve_settings(self.config or base, self.assignments)
+
+
+def with_settings(*groups: Flags, positional: bool = True) -> Callable[[Any], Any]:
+    """Gives a command an option for each setting in `groups`, and `--config`.
+
+    The command takes the result as its keyword argument `given`.
+
+    Args:
+        groups: The options.
+        positional: The command has no arguments of its own: all of them are `section.name=value`.
+    """
+    flags = {flag: name for group in groups for flag, name in group.items()}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            chosen = [(flag, values.pop(_identifier(flag))) for flag in flags]
+            assignments = [
+                Assignment(flags[flag], value, f"{flag.split('/')[0]} {value}")
+                for flag, value in chosen
+                if value is not None
+            ]
+            assignments += [parse_assignment(text) for text in values.pop("overrides", None) or []]
+            config = values.pop("config")
+            command(**values, given=Given(config, assignments))
+
+        own = [
+            p
+            for p in inspect.signature(command, eval_str=True).parameters.values()
+            if p.name != "given"
+        ]
+        parameters = [
+            *own,
+            _config_option(),
+            *(_option(flag, name) for flag, name in flags.items()),
+        ]
+        if positional:
+            parameters.append(_overrides_argument())
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[Assignment]]:
+    """Tells files from `section.name=value` among arguments; a file of that name wins."""
+    files, assignments = [], []
+    for text in arguments:
+        name, equals, _ = text.partition("=")
+        looks_like_one = bool(equals) and all(part.isidentifier() for part in name.split("."))
+        if looks_like_one and not Path(text).exists():
+            assignments.append(parse_assignment(text))
+        else:
+            files.append(text)
+    return files, assignments
+
+
+def _identifier(flag: str) -> str:
+    return flag.split("/")[0].removeprefix("--").replace("-", "_")
+
+
+def _option(flag: str, name: str) -> inspect.Parameter:
+    field = find_field(name, flag)
+    info = typer.Option(
+        *flag.split("/"),
+        help=f"{field.description} ({describe(field)})",
+        metavar="VALUE",
+        show_default=False,
+    )
+    return _keyword(_identifier(flag), Annotated[str | None, info])
+
+
+def _config_option() -> inspect.Parameter:
+    info = typer.Option("--config", help="YAML file with settings; the command line overrules it.")
+    return _keyword("config", Annotated[Path | None, info])
+
+
+def _overrides_argument() -> inspect.Parameter:
+    info = typer.Argument(
+        metavar="[SECTION.NAME=VALUE]...",
+        help="Any other setting, such as augment.jpeg=0.5.",
+        show_default=False,
+    )
+    return _keyword("overrides", Annotated[list[str] | None, info])
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )

@@ -1,0 +1,82 @@
+"""What a command shows: one display for people, one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Output:
+    """Where a job tells what it does.
+
+    Args:
+        as_json: Programs read it: only `emit` writes, one JSON object a line.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.console = Console(quiet=as_json, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+    def say(self, message: RenderableType) -> None:
+        """For people."""
+        self.console.print(message)
+
+    def warn(self, message: str) -> None:
+        """For people, on stderr so that JSON stays clean."""
+        Console(stderr=True, highlight=False).print(f"[yellow]warning:[/] {message}")
+
+    def emit(self, item: dict[str, Any]) -> None:
+        """For programs."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(item, allow_nan=False, default=str) + "\n")
+            sys.stdout.flush()
+
+    @contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[Bar]:
+        """A progress bar; nothing where there is no terminal."""
+        progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=self.as_json or not self.console.is_terminal,
+            transient=True,
+        )
+        with progress:
+            yield Bar(progress, title, total)
+
+
+class Bar:
+    """A progress bar that is shown."""
+
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="")
+
+    def advance(self, note: str = "") -> None:
+        """One more is done."""
+        self._progress.update(self._task, advance=1, note=note)
+
+    def set(self, completed: int, total: int, title: str, note: str = "") -> None:
+        """Shows another state."""
+        self._progress.update(
+            self._task, completed=completed, total=total, description=title, note=note
+        )

@@ -1,0 +1,302 @@
+"""Training on Ray: TorchTrainer runs the loop of `genconvit.train` as DDP over GPUs and nodes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from genconvit.config import Settings
+from genconvit.data.shards import FrameDataset, open_dataset, plan_slices
+from genconvit.errors import UserError
+from genconvit.evaluate.plots import training_curves
+from genconvit.losses import check_trainable
+from genconvit.models.registry import build_from_settings
+from genconvit.train.distributed import rank_and_world
+from genconvit.train.loop import Data, Event, fit
+from genconvit.train.run_folder import (
+    RESULTS,
+    SETTINGS,
+    RunFolder,
+    epoch_line,
+    find_run,
+    read_results,
+)
+from ray_jobs.cluster import Budget, connected, new_mailbox, train_budget, watch
+from ray_jobs.extract import dataset_for
+from ray_jobs.options import Given
+from ray_jobs.output import Output
+from ray_jobs.stream import stream
+
+RUNS = Path("runs")
+
+
+def train(
+    data: Path, settings: Settings, out: Path | None, output: Output, *, resume: bool = False
+) -> dict[str, Any]:
+    """Trains a detector.
+
+    Args:
+        data: Shards, or a folder or CSV of clips, which is extracted first.
+        settings: All settings.
+        out: The run's folder; by default a new one below `runs/`.
+        output: Where to tell of it.
+        resume: Continue the run in `out`.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        UserError: The data, the settings or the cluster do not allow it.
+    """
+    out = (out or new_run_folder()).resolve()
+    if resume and finished(out):
+        results = read_results(out)
+        output.say(f"{out} is finished ({results['epochs']} epochs); nothing to do.")
+        output.emit({"event": "finished", "out": str(out), "best_epoch": results["best_epoch"]})
+        return results
+    if not resume and (out / SETTINGS).exists():
+        raise UserError(
+            f"{out} holds a run already; continue it with --resume {out}, or choose another --out."
+        )
+    with connected() as ray_logs:
+        dataset = open_dataset(dataset_for(data, settings, output))
+        settings = settings_for(dataset, settings)
+        folder = RunFolder(out, settings, data_summary(dataset))
+        folder.start()
+        budget = train_budget(settings.train, ray.cluster_resources())
+        output.say(
+            f"Training {settings.model.preset} {settings.model.net} "
+            f"on {_plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
+            f"{settings.train.batch_size} crops a step and worker, "
+            f"{sum(dataset.counts['train'].values())} crops.\nRun: {out}\nRay's logs: {ray_logs}"
+        )
+        _fit_on_ray(folder, dataset, budget, output)
+    results = read_results(out)
+    training_curves(out, results["history"])
+    _show(results, out, output)
+    return results
+
+
+def resume_run(
+    name: str, data: Path, given: Given, out: Path | None, output: Output
+) -> dict[str, Any]:
+    """Continues a run with its own settings, and what the command line changes of them.
+
+    Raises:
+        UserError: There is no such run, or `--out` names another folder.
+    """
+    run = find_run(name, RUNS)
+    if out is not None and out.resolve() != run.resolve():
+        raise UserError(f"--resume continues in {run}; leave --out away.")
+    return train(data, given.settings(run / SETTINGS), run, output, resume=True)
+
+
+def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
+    """The settings with the dataset's preprocessing, checked against its crops.
+
+    Raises:
+        UserError: The dataset was extracted otherwise than asked for, lacks a class or a
+            validation split, or
+            the settings leave a part of the network without a gradient.
+    """
+    preprocess = settings.preprocess
+    if preprocess.model_fields_set and preprocess != dataset.preprocess:
+        raise UserError(
+            f"{dataset.path} was extracted with other preprocess settings than those given; "
+            f"leave them out, or extract again."
+        )
+    for label in ("fake", "real"):
+        if not dataset.counts["train"].get(label):
+            raise UserError(
+                f"{dataset.path} has no {label} crops in its train split; training needs both "
+                "classes."
+            )
+    if not any(dataset.counts["val"].values()):
+        raise UserError(
+            f"{dataset.path} has no val split; extract with split.val_fraction=0.2 or so."
+        )
+    model = settings.model.model_copy(update={"aux_heads": settings.loss.aux_weight > 0})
+    check_trainable(model, settings.loss)
+    return settings.model_copy(update={"preprocess": dataset.preprocess, "model": model})
+
+
+def data_summary(dataset: FrameDataset) -> dict[str, Any]:
+    """What results.json says of the data."""
+    return {"path": str(dataset.path), "digest": dataset.digest, "crops": dataset.counts}
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Runs on every worker: plain PyTorch, but for the numbered lines.
+
+    Args:
+        config: `settings` (JSON), `data` and `out` (paths), `mailbox` (an actor), `data_cpus`,
+            `summary`.
+    """
+    settings = Settings.model_validate_json(config["settings"])
+    dataset = open_dataset(Path(config["data"]))
+    rank, world = rank_and_world()
+    torch.manual_seed(settings.seed)
+    network = build_from_settings(settings.model)
+    # 1. Ray Train gives each worker its device.
+    device = ray.train.torch.get_device()
+    network.to(device)
+
+    train_groups, val_groups = dataset.row_groups("train"), dataset.row_groups("val")
+    val_slices = plan_slices(val_groups, world)[rank]
+    rows = sum(group.rows for group in train_groups) // world
+    read = {"image_size": settings.model.image_size, "num_cpus": config["data_cpus"]}
+
+    def train_batches(epoch: int) -> Any:
+        seed = settings.seed * 100_003 + epoch
+        slices = plan_slices(train_groups, world, equal=True, seed=seed)[rank]
+        # 2. Ray Data decodes in tasks beside the training.
+        return stream(slices, batch_size=settings.train.batch_size, shuffle_seed=seed, **read)
+
+    def val_batches() -> Any:
+        columns = ("label", "video_id")
+        return stream(val_slices, batch_size=4 * settings.train.batch_size, columns=columns, **read)
+
+    def on_event(event: Event) -> None:
+        if rank == 0 and config["mailbox"] is not None:
+            config["mailbox"].push.remote(event)
+        if event["event"] == "epoch":
+            # 3. Every worker reports every epoch: report() waits for all of them.
+            ray.train.report(report_of(event, Path(config["out"])))
+
+    fit(
+        settings,
+        network,
+        Data(
+            train=train_batches,
+            validate=val_batches,
+            steps=-(-rows // settings.train.batch_size),
+            class_counts=(dataset.counts["train"]["fake"], dataset.counts["train"]["real"]),
+        ),
+        RunFolder(Path(config["out"]), settings, config["summary"]),
+        device=device,
+        # 4. DDP, where there is more than one worker.
+        wrap=ray.train.torch.prepare_model,
+        on_event=on_event,
+    )
+
+
+def report_of(event: Event, out: Path) -> dict[str, Any]:
+    """An epoch as flat numbers for Ray Train and Ray Tune."""
+    val = event["val"]
+    return {
+        "epoch": event["epoch"],
+        "train_loss": event["train"]["loss"],
+        "val_loss": val["loss"],
+        "val_classification": val["classification"],
+        "val_clip_auc": val["clip_auc"],
+        "best_epoch": event["best_epoch"],
+        "best_clip_auc": event["best_clip_auc"],
+        "detector": str(out / "best"),
+    }
+
+
+def trainer_for(
+    folder: RunFolder, dataset: FrameDataset, budget: Budget, mailbox: Any = None, **run: Any
+) -> TorchTrainer:
+    """The TorchTrainer of a run.
+
+    Args:
+        folder: The run's folder.
+        dataset: The crops.
+        budget: What it gets of the cluster.
+        mailbox: Told of every event; None where nobody watches.
+        run: Reaches Ray's RunConfig.
+    """
+    config = {
+        "settings": folder.settings.model_dump_json(),
+        "data": str(dataset.path.resolve()),
+        "out": str(folder.path),
+        "summary": folder.data,
+        "mailbox": mailbox,
+        "data_cpus": budget.data_cpus,
+    }
+    scaling = ScalingConfig(
+        num_workers=budget.workers,
+        use_gpu=budget.use_gpu,
+        resources_per_worker={
+            "CPU": budget.cpus_per_worker,
+            **({"GPU": 1} if budget.use_gpu else {}),
+        },
+    )
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=config,
+        scaling_config=scaling,
+        run_config=RunConfig(
+            storage_path=str(folder.path / "ray"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
+            **{"name": f"train-{time.time_ns()}", **run},
+        ),
+    )
+
+
+def new_run_folder() -> Path:
+    """A name of its own for every run."""
+    return RUNS / time.strftime("train-%Y%m%d-%H%M%S")
+
+
+def finished(out: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (out / RESULTS).is_file() and bool(read_results(out)["finished"])
+
+
+def _fit_on_ray(folder: RunFolder, dataset: FrameDataset, budget: Budget, output: Output) -> None:
+    mailbox = new_mailbox()
+    trainer = trainer_for(folder, dataset, budget, mailbox)
+    with output.bar("starting workers") as bar:
+
+        def handle(event: Event) -> None:
+            if event["event"] == "step":
+                title = f"epoch {event['epoch']} of {folder.settings.train.epochs}"
+                bar.set(event["step"], event["steps"], title)
+            else:
+                output.say(epoch_line(event))
+                output.emit(event)
+
+        watch(mailbox, trainer.fit, handle)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _show(results: dict[str, Any], out: Path, output: Output) -> None:
+    best = results["best"]
+    auc = best["clip_auc"]
+    output.say(
+        f"Best epoch {results['best_epoch']} of {results['epochs']}"
+        f"{' (stopped early)' if results['stopped_early'] else ''}: validation clip AUC "
+        f"{'undefined' if auc is None else format(auc, '.4f')}, {results['seconds']:g} s.\n"
+        f"Detector: {out / 'best'}\nResults: {out / RESULTS}"
+    )
+    output.emit(
+        {
+            "event": "trained",
+            "out": str(out),
+            "detector": str(out / "best"),
+            **json.loads(
+                json.dumps({k: results[k] for k in ("epochs", "best_epoch", "best", "seconds")})
+            ),
+        }
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from ray_jobs.cli import main
+
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,243 @@
+"""A sweep on Ray: Ray Tune with Optuna and ASHA around the same TorchTrainer as `train`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.tune
+import yaml
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+from rich.table import Table
+
+from genconvit.config import Settings
+from genconvit.data.shards import FrameDataset, open_dataset
+from genconvit.errors import UserError
+from genconvit.files import replaced_file, replaced_folder, write_json
+from genconvit.overrides import Assignment, resolve_settings
+from genconvit.train.run_folder import RunFolder
+from ray_jobs.cluster import Budget, Event, connected, new_mailbox, train_budget, watch
+from ray_jobs.extract import dataset_for
+from ray_jobs.failures import user_error_in
+from ray_jobs.output import Output
+from ray_jobs.train import data_summary, finished, settings_for, trainer_for
+
+METRIC = "best_clip_auc"
+"""What a trial is judged by: the validation clip AUC of the checkpoint that it would keep."""
+
+SPACE: dict[str, Any] = {
+    "model.dropout_rate": ray.tune.uniform(0.1, 0.7),
+    "loss.ae_weight": ray.tune.loguniform(0.01, 1.0),
+    "loss.vae_weight": ray.tune.loguniform(0.01, 1.0),
+    "train.lr": ray.tune.loguniform(3e-5, 3e-3),
+    "train.early_stopping_patience": ray.tune.randint(3, 16),
+}
+"""The settings that are searched, by name."""
+
+
+def tune(
+    data: Path, settings: Settings, trials: int, out: Path | None, output: Output
+) -> dict[str, Any]:
+    """Searches for the settings with the best detector.
+
+    Args:
+        data: Shards, or a folder or CSV of clips, which is extracted first.
+        settings: What every trial has in common.
+        trials: How many settings to try.
+        out: The sweep's folder; by default a new one below `runs/`.
+        output: Where to tell of it.
+
+    Returns:
+        The content of `sweep.json`.
+
+    Raises:
+        UserError: The data, the settings or the cluster do not allow it, or every trial failed.
+    """
+    if trials < 1:
+        raise UserError(f"--trials {trials}: give at least 1.")
+    out = (out or Path("runs") / time.strftime("tune-%Y%m%d-%H%M%S")).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty; choose another --out for the sweep.")
+    # Without a dashboard Ray Tune cannot free what a stopped trial held, and later trials hang.
+    with connected(dashboard=True) as ray_logs:
+        dataset = open_dataset(dataset_for(data, settings, output))
+        settings = settings_for(dataset, settings)
+        if not all(dataset.counts["val"].get(label) for label in ("fake", "real")):
+            raise UserError(f"{dataset.path}: a sweep needs fake and real clips in the val split.")
+        train = settings.train.model_copy(update={"num_workers": settings.tune.workers_per_trial})
+        settings = settings.model_copy(update={"train": train})
+        budget, at_once = _budget(settings, trials)
+        output.say(
+            f"{trials} trials of up to {settings.train.epochs} epochs, {budget.workers} workers "
+            "a trial, "
+            f"{at_once} at once.\nSweep: {out}\nRay's logs: {ray_logs}"
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        records = _run(settings, dataset, budget, at_once, trials, out, output)
+    return _finish(records, settings, out, output)
+
+
+def _budget(settings: Settings, trials: int) -> tuple[Budget, int]:
+    """What each trial gets, and how many run at once: as many as fit."""
+    resources = ray.cluster_resources()
+    budget = train_budget(settings.train, resources)
+    at_once = 1
+    while at_once < trials:
+        try:
+            more = train_budget(settings.train, resources, runs=at_once + 1)
+        except UserError:
+            break
+        if more.cpus_per_worker < 1:
+            break  # half-CPU workers are for machines that can hold one trial
+        budget, at_once = more, at_once + 1
+    return budget, at_once
+
+
+def _run(
+    settings: Settings,
+    dataset: FrameDataset,
+    budget: Budget,
+    at_once: int,
+    trials: int,
+    out: Path,
+    output: Output,
+) -> list[dict[str, Any]]:
+    mailbox = new_mailbox()
+
+    def driver(config: dict[str, Any]) -> None:
+        """One trial: a TorchTrainer of its own, named after the trial so that it could go on."""
+        trial = ray.tune.get_context().get_trial_id()
+        folder = RunFolder(
+            out / "trials" / trial, trial_settings(settings, config), data_summary(dataset)
+        )
+        folder.start()
+        trainer = trainer_for(folder, dataset, budget, name=trial, callbacks=[TuneReportCallback()])
+        failure = None
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            failure = str(user_error_in(error) or error).splitlines()[-1]
+            raise
+        finally:
+            ray.get(mailbox.push.remote({"trial": trial, "config": config, "failure": failure}))
+
+    tuner = ray.tune.Tuner(
+        # The driver only waits; its workers have the CPUs.
+        ray.tune.with_resources(driver, {"CPU": 0.01}),
+        param_space=None,
+        tune_config=ray.tune.TuneConfig(
+            num_samples=trials,
+            max_concurrent_trials=at_once,
+            search_alg=ConcurrencyLimiter(
+                OptunaSearch(SPACE, metric=METRIC, mode="max", seed=settings.seed), at_once
+            ),
+            scheduler=_scheduler(settings),
+        ),
+        run_config=ray.tune.RunConfig(
+            name="ray",
+            storage_path=str(out),
+            verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=0),
+        ),
+    )
+    with output.bar("trials", total=trials) as bar:
+
+        def handle(event: Event) -> None:
+            bar.advance(f"last: {event['trial']}" + (" failed" if event["failure"] else ""))
+
+        results = watch(mailbox, tuner.fit, handle)
+    return [_record(result) for result in results]
+
+
+def _scheduler(settings: Settings) -> ASHAScheduler:
+    epochs = settings.train.epochs
+    return ASHAScheduler(
+        time_attr="training_iteration",
+        metric=METRIC,
+        mode="max",
+        # With max_t equal to the epochs, every trial that comes to its end would count as stopped.
+        max_t=epochs + 1,
+        grace_period=min(settings.tune.grace_period, epochs),
+        reduction_factor=3,
+    )
+
+
+def trial_settings(settings: Settings, config: dict[str, Any]) -> Settings:
+    """The settings of a trial.
+
+    Args:
+        settings: What all trials have in common.
+        config: The searched settings by name.
+    """
+    assignments = [
+        Assignment(name, str(value), f"{name}={value}") for name, value in config.items()
+    ]
+    return resolve_settings(assignments=assignments, base=settings)
+
+
+def _record(result: Any) -> dict[str, Any]:
+    metrics = result.metrics or {}
+    failure = str(result.error).strip().splitlines()[-1] if result.error else None
+    run = Path(metrics["detector"]).parent if "detector" in metrics else None
+    return {
+        "trial": metrics.get("trial_id"),
+        "config": {name: (result.config or {}).get(name) for name in SPACE},
+        METRIC: metrics.get(METRIC),
+        "epochs": metrics.get("training_iteration", 0),
+        "best_epoch": metrics.get("best_epoch"),
+        "stopped_by_asha": run is not None and failure is None and not finished(run),
+        "detector": metrics.get("detector"),
+        "failure": failure,
+    }
+
+
+def _finish(
+    records: list[dict[str, Any]], settings: Settings, out: Path, output: Output
+) -> dict[str, Any]:
+    """Picks the best trial and hands over its settings and detector."""
+    scored = [record for record in records if record[METRIC] is not None]
+    if not scored:
+        reason = next((r["failure"] for r in records if r["failure"]), "no trial reported an epoch")
+        raise UserError(f"none of the {len(records)} trials came to a result; the first: {reason}")
+    records.sort(key=lambda record: -(record[METRIC] if record[METRIC] is not None else -1.0))
+    best = records[0]
+    winner = trial_settings(settings, best["config"])
+    with replaced_file(out / "best.yaml") as aside:
+        aside.write_text(yaml.safe_dump(winner.model_dump(mode="json"), sort_keys=False))
+    with replaced_folder(out / "best") as folder:
+        for file in Path(best["detector"]).iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+    summary = {"trials": records, "best": best, "best_detector": str(out / "best")}
+    write_json(out / "sweep.json", summary)
+
+    table = Table(
+        "trial", "clip AUC", "best epoch", "epochs", *(name.split(".")[1] for name in SPACE)
+    )
+    for record in records:
+        score = "failed" if record["failure"] else f"{record[METRIC]:.4f}"
+        values = [f"{value:.4g}" for value in record["config"].values()]
+        cells = [record["trial"], score, record["best_epoch"], record["epochs"], *values]
+        table.add_row(
+            *(str(cell) for cell in cells), style="bold green" if record is best else None
+        )
+    output.say(table)
+    output.say(
+        f"Best settings: {out / 'best.yaml'} (train again with --config)\n"
+        f"Its detector: {out / 'best'}"
+    )
+    output.emit({"event": "tuned", "out": str(out), **summary})
+    return summary
+
+
+if __name__ == "__main__":
+    import sys
+
+    from ray_jobs.cli import main
+
+    main(["tune", *sys.argv[1:]])

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genconvit.overrides import all_settings
+from ray_jobs.cli import main
+from ray_jobs.options import COMMON, DECISION, NETWORK, SAMPLING, TRAINING, split_overrides
+
+# The options that users of the earlier training scripts know, as they wrote them.
+KNOWN = [
+    "--data",
+    "--batch-size",
+    "--epochs",
+    "--lr",
+    "--weight-decay",
+    "--dropout-rate",
+    "--ae-latent",
+    "--vae-latent",
+    "--lr-gamma",
+    "--lr-patience",
+    "--min-lr",
+    "--early-stopping-patience",
+    "--early-stopping-min-delta",
+    "--classification-weight",
+    "--ae-weight",
+    "--vae-weight",
+    "--vae-beta",
+    "--resume",
+    "--world-size",
+    "--num-workers",
+    "--config",
+    "--preset",
+    "--arch",
+    "--net",
+    "--seed",
+    "--json",
+    "--out",
+]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    printed = capsys.readouterr()
+    return int(caught.value.code or 0), printed.out, printed.err
+
+
+@pytest.mark.parametrize("option", KNOWN)
+def test_train_knows_the_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0
+    assert option in out
+
+
+def test_every_option_is_a_setting() -> None:
+    names = dict(all_settings())
+    for flags in (COMMON, DECISION, NETWORK, SAMPLING, TRAINING):
+        assert set(flags.values()) <= names.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--dropout-rate", "1.5"], "--dropout-rate 1.5: model.dropout_rate takes a number"),
+        (["model.dropot_rate=0.1"], "did you mean model.dropout_rate"),
+        (["--frames", "3", "--frame-interval", "2"], "exclude each other"),
+        (["--config", "none.yaml"], "none.yaml cannot be read"),
+    ],
+)
+def test_a_wrong_setting_ends_with_one_sentence_and_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    code, out, err = run(capsys, "train", "--data", "nowhere", *arguments)
+    assert code == 2
+    assert expected in err
+    assert len(err.splitlines()) == 1
+    assert not out
+
+
+def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "train", "--data", "x", "--dropout-rte", "1")
+    assert code == 2
+    assert "--dropout-rate" in err
+
+
+def test_settings_are_told_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.b=c").touch()
+    files, assignments = split_overrides(["clip.mp4", "decision.threshold=0.7", "a.b=c", "x/y=z"])
+    assert files == ["clip.mp4", "a.b=c", "x/y=z"]
+    assert [item.name for item in assignments] == ["decision.threshold"]
