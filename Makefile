@@ -8,7 +8,7 @@ SETUP := .venv/.set-up
 .DEFAULT_GOAL := test
 
 demo: $(SETUP)
-	$(BIN)/genconvit demo --config configs/demo.yaml $(if $(DATA),--data "$(DATA)")
+	$(BIN)/genconvit demo $(if $(DATA),--data "$(DATA)")
 
 test: lint typecheck tests
 

@@ -23,6 +23,7 @@ from genconvit.config import (
     ModelSettings,
     PreprocessSettings,
     SamplingSettings,
+    Settings,
 )
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_folder, write_json
@@ -56,6 +57,15 @@ class DetectorInfo(BaseModel):
     def id(self) -> str:
         """Short name of these exact weights."""
         return f"{self.model.arch}-{self.model.preset}-{self.weights_sha256[:8]}"
+
+    def settings(self) -> Settings:
+        """The settings that a detector brings along."""
+        return Settings(
+            model=self.model,
+            preprocess=self.preprocess,
+            sampling=self.sampling,
+            decision=self.decision,
+        )
 
     def summary(self) -> dict[str, Any]:
         """What a report says of the detector."""

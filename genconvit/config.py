@@ -153,6 +153,12 @@ class SamplingSettings(Section):
 class SplitSettings(Section):
     """How clips without a split are divided: by group, never by frame."""
 
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="Draws the groups; not the other seed, so that all runs validate alike.",
+    )
     val_fraction: float = Field(
         0.2, ge=0.0, lt=1.0, description="Share of the groups that validate."
     )

@@ -40,7 +40,12 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         old = aside.with_name(aside.name + ".old")
         if path.exists():
             path.replace(old)
-        aside.replace(path)
+        try:
+            aside.replace(path)
+        except OSError:
+            if old.exists():
+                old.replace(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -56,26 +56,25 @@ def resolve_settings(
     Args:
         config: A YAML file with any of the sections of `Settings`.
         assignments: Settings from the command line, in order.
-        base: Whole settings to start from, instead of a file.
+        base: Whole settings to start from, instead of the defaults and a preset.
 
     Raises:
         UserError: A setting does not exist, or its value is out of range.
     """
-    tree = _read_yaml(config) if config else base.model_dump(mode="json") if base else {}
-    origins = {name: f"{name} in {config}" for name, _ in _leaves(tree)}
-    for name, _ in _leaves(tree):
+    tree: dict[str, Any] = base.model_dump(mode="json") if base else {}
+    origins: dict[str, str] = {}
+    from_file = dict(_leaves(_read_yaml(config))) if config else {}
+    for name, value in from_file.items():
+        origins[name] = f"{name} in {config}"
         find_field(name, origins[name])
-    replaced: set[str] = set()
+        _put(tree, name, value)
+    _latest_sampling_wins(tree, from_file)
+    from_line: dict[str, Any] = {}
     for item in assignments:
-        field = find_field(item.name, item.origin)
-        *parents, leaf = item.name.split(".")
-        section = tree
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[leaf] = _parse_value(item.value, field)
+        from_line[item.name] = _parse_value(item.value, find_field(item.name, item.origin))
         origins[item.name] = item.origin
-        replaced.add(item.name)
-    _latest_sampling_wins(tree.get("sampling", {}), replaced)
+        _put(tree, item.name, from_line[item.name])
+    _latest_sampling_wins(tree, from_line)
     return _validate(tree, origins)
 
 
@@ -190,13 +189,19 @@ def _parse_value(text: str, field: FieldInfo) -> Any:
     return text
 
 
-def _latest_sampling_wins(section: Any, replaced: set[str]) -> None:
-    """A command line that names one way of sampling overrules the other one of the YAML file."""
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[leaf] = value
+
+
+def _latest_sampling_wins(tree: dict[str, Any], given: dict[str, Any]) -> None:
+    """Whoever names one way of sampling overrules the other way of an earlier source."""
     pair = ("frames", "frame_interval")
     for name, other in (pair, pair[::-1]):
-        given, kept = (f"sampling.{n}" in replaced for n in (name, other))
-        if given and not kept and isinstance(section, dict):
-            section.pop(other, None)
+        if given.get(f"sampling.{name}") is not None and f"sampling.{other}" not in given:
+            tree["sampling"].pop(other, None)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

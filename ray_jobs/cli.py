@@ -19,6 +19,7 @@ from ray_jobs.options import (
     NETWORK,
     SAMPLING,
     TRAINING,
+    TUNING,
     Given,
     split_overrides,
     with_settings,
@@ -35,11 +36,13 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Model = Annotated[Path, typer.Option("--model", help="The detector's folder, such as RUN/best.")]
 DataPath = Annotated[Path, typer.Option("--data", help="Shards, or a folder or CSV of clips.")]
-OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder to write to.", file_okay=False)
+]
 
 
 @app.command()
-@with_settings(SAMPLING, COMMON)
+@with_settings(SAMPLING, {"--preset": "model.preset", "--seed": "split.seed"})
 def extract(
     source: Annotated[
         Path, typer.Argument(help="Folder with real/ and fake/ (or train/real ...), or a CSV.")
@@ -78,10 +81,9 @@ def train(
 
 
 @app.command()
-@with_settings(TRAINING, NETWORK, SAMPLING, COMMON)
+@with_settings(TUNING, NETWORK, SAMPLING, COMMON)
 def tune(
     data: DataPath,
-    trials: Annotated[int | None, typer.Option(help="Settings to try.")] = None,
     out: OutFolder = None,
     json: Json = False,
     *,
@@ -90,8 +92,7 @@ def tune(
     """Search dropout, loss weights, learning rate and patience for the best detector."""
     from ray_jobs.tune import tune as job
 
-    settings = given.settings()
-    job(data, settings, trials or settings.tune.trials, out, Output(json))
+    job(data, given.settings(), out, Output(json))
 
 
 @app.command()
@@ -133,7 +134,7 @@ def evaluate(
 def predict(
     model: Model,
     clips: Annotated[list[str], typer.Argument(help="Clips, images or folders of them.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the HTML page.")] = None,
+    out: OutFolder = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     json: Json = False,
     *,
@@ -176,7 +177,7 @@ def demo(
     """Run the main job from end to end on built-in clips, or on yours."""
     from ray_jobs.demo import demo as job
 
-    job(data, out, given.settings(), Output(json))
+    job(data, out, given, Output(json))
 
 
 @app.command()
@@ -199,14 +200,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except Exception as error:
-        found = user_error_in(error)
-        if found is None:
+        found = str(user_error_in(error) or "")
+        if not found and isinstance(error, OSError) and error.filename:
+            found = f"{error.filename}: {error.strerror}."
+        if not found:
             raise
         sys.stderr.write(f"error: {found}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

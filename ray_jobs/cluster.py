@@ -15,6 +15,8 @@ from typing import Any
 # Before Ray starts its processes: they inherit this. Idle OpenMP threads that spin halve the speed
 # of small machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# This program tells nobody what it does.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 import ray.data
@@ -42,14 +44,21 @@ def connected(*, dashboard: bool = False) -> Iterator[Path]:
     if ray.is_initialized():
         yield _log_folder()
         return
-    inside_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    options = {} if inside_cluster else {"include_dashboard": dashboard}
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address} is no address of a cluster; give HOST:PORT or auto, or submit "
+            "the job with ray job submit --address."
+        )
+    # Without "local", Ray would look for a cluster that someone else started on this machine.
+    options = {} if address else {"address": "local", "include_dashboard": dashboard}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if not address:
+            raise
         raise UserError(
-            f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}; start one "
-            "or unset it."
+            f"no Ray cluster answers at RAY_ADDRESS={address}; check or unset it."
         ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
@@ -99,37 +108,53 @@ class Budget:
     data_cpus: float
 
 
-def train_budget(settings: TrainSettings, resources: dict[str, float], runs: int = 1) -> Budget:
-    """Checks a training run against the cluster before anything waits for ever.
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has."""
+
+    cpus: float
+    gpus: int = 0
+    largest_node_cpus: float = float("inf")
+
+    @classmethod
+    def of_cluster(cls) -> Resources:
+        """Those of the cluster that is connected."""
+        total = ray.cluster_resources()
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        return cls(total.get("CPU", 0.0), int(total.get("GPU", 0.0)), max(nodes, default=0.0))
+
+
+def train_budget(settings: TrainSettings, cluster: Resources, runs: int = 1) -> Budget:
+    """Checks training runs against the cluster before anything waits for ever.
 
     Args:
         settings: `num_workers` and `device`.
-        resources: The cluster's `CPU` and `GPU`.
+        cluster: What there is.
         runs: How many such runs go on at once.
 
     Raises:
         UserError: The cluster is too small; says what is missing.
     """
-    cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0.0))
-    use_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
-    workers = settings.num_workers or (max(1, gpus) if use_gpu else 1)
-    if use_gpu and gpus < workers * runs:
+    wanted = (settings.num_workers or 1) * runs
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and cluster.gpus >= wanted)
+    workers = settings.num_workers or (max(1, cluster.gpus // runs) if use_gpu else 1)
+    total = workers * runs
+    if use_gpu and cluster.gpus < total:
         raise UserError(
-            f"{workers * runs} workers need as many GPUs, and this cluster has {gpus}; "
+            f"{total} workers need as many GPUs, and this cluster has {cluster.gpus}; "
             f"use fewer workers (--num-workers) or train.device=cpu."
         )
-    needed = (workers * runs + 1) / 2
-    if cpus < needed:
+    needed = (total + 1) / 2
+    if cluster.cpus < needed:
         raise UserError(
-            f"{workers * runs} workers and their data need {needed:g} CPUs, and this cluster has "
-            f"{cpus:g}; "
-            f"use fewer workers (--num-workers)."
+            f"{total} workers and their data need {needed:g} CPUs, and this cluster has "
+            f"{cluster.cpus:g}; use fewer workers (--num-workers)."
         )
-    if cpus < workers * runs + 1:
-        return Budget(workers, 0.5, use_gpu, min(1.0, cpus - workers * runs / 2))
+    if cluster.cpus < total + 1:
+        return Budget(workers, 0.5, use_gpu, min(1.0, cluster.cpus - total / 2))
     # A quarter of the CPUs decodes; on a GPU machine decoding is what they are for.
-    share = 1.0 if use_gpu else float(max(1, int(cpus * 0.75) // (workers * runs)))
-    return Budget(workers, share, use_gpu, 1.0)
+    share = 1.0 if use_gpu else min(cluster.cpus * 0.75 / total, cluster.largest_node_cpus)
+    return Budget(workers, float(max(1, int(share))), use_gpu, 1.0)
 
 
 class Mailbox:

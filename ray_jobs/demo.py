@@ -7,35 +7,36 @@ from pathlib import Path
 
 from rich.rule import Rule
 
-from genconvit.config import Settings
-from genconvit.data.catalog import Clip, find_clips
+from genconvit.data.catalog import Clip
 from genconvit.data.demo import DEMO_NOTE, write_demo_clips
 from genconvit.data.shards import open_dataset
-from genconvit.data.splits import assign_splits
 from genconvit.errors import UserError
 from ray_jobs.cluster import connected
 from ray_jobs.evaluate import evaluate
-from ray_jobs.extract import extract
+from ray_jobs.extract import extract, find_split_clips
 from ray_jobs.options import Given
-from ray_jobs.output import Output
+from ray_jobs.output import Output, new_out_folder
 from ray_jobs.predict import PAGE, predict
 from ray_jobs.train import train
 
+CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 
-def demo(data: Path | None, out: Path | None, settings: Settings, output: Output) -> None:
+
+def demo(data: Path | None, out: Path | None, given: Given, output: Output) -> None:
     """Runs every step and says where its results are.
 
     Args:
         data: The user's clips; by default the built-in ones.
         out: Folder for everything; by default a new one below `runs/`.
-        settings: All settings, such as those of configs/demo.yaml.
+        given: Settings; without a file, those of configs/demo.yaml.
         output: Where to tell of it.
 
     Raises:
         UserError: `out` is not empty, or a step fails.
     """
     started = time.monotonic()
-    out = (out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
+    settings = Given(given.config or CONFIG, given.assignments).settings()
+    out = (out or new_out_folder("demo")).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose another --out for the demo.")
     with connected():
@@ -46,11 +47,11 @@ def demo(data: Path | None, out: Path | None, settings: Settings, output: Output
         else:
             source = data
         _step(output, "2. Extract: clips to face crops")
-        extract(source, out / "shards", settings, output)
+        manifest = extract(source, out / "shards", settings, output)
         _step(output, "3. Train")
         train(out / "shards", settings, out / "run", output)
         detector = out / "run" / "best"
-        split = "test" if any(open_dataset(out / "shards").counts["test"].values()) else "val"
+        split = "test" if all(open_dataset(out / "shards").counts["test"].values()) else "val"
         _step(output, f"4. Evaluate on the {split} split")
         evaluate(
             detector,
@@ -61,8 +62,13 @@ def demo(data: Path | None, out: Path | None, settings: Settings, output: Output
             out=out / "evaluation",
         )
     _step(output, "5. Judge one real and one fake clip")
-    clips = assign_splits(find_clips(source), settings.split, settings.seed)
-    chosen = [str(_first(clips, label, split).path) for label in ("real", "fake")]
+    failed = {failure["clip"] for failure in manifest["failures"]}
+    clips = [
+        clip
+        for clip in find_split_clips(source, settings.split)
+        if clip.split == split and clip.name not in failed
+    ]
+    chosen = [path for label in ("real", "fake") for path in _first(clips, label)]
     predict(detector, chosen, Given(None, []), out, "auto", output)
     _step(output, "Done")
     output.say(
@@ -85,8 +91,8 @@ def demo(data: Path | None, out: Path | None, settings: Settings, output: Output
         )
 
 
-def _first(clips: list[Clip], label: str, split: str) -> Clip:
-    return min((c for c in clips if c.label == label and c.split == split), key=lambda c: c.name)
+def _first(clips: list[Clip], label: str) -> list[str]:
+    return sorted(str(clip.path) for clip in clips if clip.label == label)[:1]
 
 
 def _step(output: Output, title: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import shlex
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from genconvit.predict import load_detector
 from genconvit.verdict import TimelinePoint, Verdict
 from ray_jobs.cluster import connected
 from ray_jobs.options import Given
-from ray_jobs.output import Output
+from ray_jobs.output import Output, new_out_folder
 
 SHARD_COLUMNS = ("label", "video_id", "frame_index", "time_s", "track", "box")
 
@@ -64,18 +63,19 @@ def evaluate(
             another detector, or
             every clip failed.
     """
-    settings = given.settings()
-    _, info = load_network(model)  # a bad detector is told here, not by a worker
     if (video_dir is None) == (data is None):
         raise UserError("give either --video-dir with clips or --data with shards.")
-    sampling = settings.sampling if "sampling" in settings.model_fields_set else info.sampling
-    decision = settings.decision if "decision" in settings.model_fields_set else info.decision
-    out = out or Path("runs") / time.strftime("evaluate-%Y%m%d-%H%M%S")
-    judge = _Judging(model, info, sampling, decision, batch_size, output)
+    if data is not None and ground_truth is not None:
+        raise UserError("--ground-truth goes with --video-dir; shards have their labels.")
+    _, info = load_network(model)  # a bad detector is told here, not by a worker
+    settings = given.settings(base=info.settings())
+    sampling, decision = settings.sampling, settings.decision
+    out = out or new_out_folder("evaluate")
     with connected() as ray_logs:
+        judge = _Judging(model, info, sampling, decision, batch_size, output)
         if data is not None:
             output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")
-            rows = judge.shards(data, split)
+            rows = judge.shards(data.resolve(), split)
         else:
             assert video_dir is not None
             clips = find_clips(video_dir)
@@ -86,7 +86,11 @@ def evaluate(
         raise UserError(
             f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
         )
-    command = shlex.join(["genconvit", *sys.argv[1:]])
+    source = {"--video-dir": video_dir, "--ground-truth": ground_truth, "--data": data}
+    words = [str(word) for pair in source.items() if pair[1] for word in pair]
+    words += ["--split", split] if data is not None else []
+    overrides = [f"{item.name}={item.value}" for item in given.assignments]
+    command = shlex.join(["genconvit", "evaluate", "--model", str(model), *words, *overrides])
     report = write_evaluation(
         out, rows, info.summary(), decision, command, _notes(info, video_dir, data, split)
     )
@@ -110,7 +114,7 @@ class _Judging:
         self.sampling = sampling
         self.decision = decision
         self.output = output
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0
+        gpus = int(ray.cluster_resources().get("GPU", 0))
         # A scorer on the CPU mostly waits for crops: it takes no CPU from those who make them.
         self.scorer: dict[str, Any] = {
             "fn_constructor_kwargs": {"model": str(model.resolve()), "batch_size": batch_size},
@@ -123,7 +127,7 @@ class _Judging:
     def clips(self, clips: list[Clip]) -> list[EvaluatedClip]:
         """Judges clips, each in one row."""
         labels = {clip.name: clip.label for clip in clips}
-        items = [{"name": clip.name, "path": str(clip.path)} for clip in clips]
+        items = [{"name": clip.name, "path": str(clip.path.resolve())} for clip in clips]
         judged = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(
@@ -185,12 +189,18 @@ class _Judging:
             frames = len({point.frame_index for point in timeline})
             verdict = decide(name, timeline, frames, self.decision)
             rows.append(EvaluatedClip(name, labels[name], verdict, None))
-        manifest = read_json(data / MANIFEST, "the dataset's description")
-        return rows + [
-            EvaluatedClip(failure["clip"], failure["label"], None, failure["reason"])
-            for failure in manifest["failures"]
-            if failure["split"] == split
-        ]
+        manifest = read_json(dataset.path / MANIFEST, "the dataset's description")
+        for failure in manifest["failures"]:
+            if failure["split"] == split:
+                rows.append(self._without_crops(failure))
+        return rows
+
+    def _without_crops(self, failure: dict[str, Any]) -> EvaluatedClip:
+        """A clip that is not in the shards: undecided without a face, else failed."""
+        name, label, frames = failure["clip"], failure["label"], failure["frames_sampled"]
+        if frames:
+            return EvaluatedClip(name, label, decide(name, [], frames, self.decision), None)
+        return EvaluatedClip(name, label, None, failure["reason"])
 
     def _shown(self, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
         with self.output.bar("judging", total=total) as bar:
@@ -208,6 +218,8 @@ def _crop_clip(
         found = extract_crops(Path(batch["path"][0]), preprocess, sampling)
     except ClipError as error:
         failure = str(error)
+    except Exception as error:  # one clip that breaks a library must not end the others
+        failure = f"{type(error).__name__}: {error}"
     return {"name": batch["name"], "crops": [pickle.dumps(found)], "failure": [failure]}
 
 

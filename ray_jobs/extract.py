@@ -19,9 +19,9 @@ import ray
 import ray.data
 from rich.table import Table
 
-from genconvit.config import Settings
+from genconvit.config import Settings, SplitSettings
 from genconvit.data.catalog import Clip, find_clips
-from genconvit.data.crops import extract_crops
+from genconvit.data.crops import ClipCrops, extract_crops
 from genconvit.data.shards import MANIFEST, SCHEMA, SPLITS, is_dataset, write_shard
 from genconvit.data.splits import assign_splits, leaking_groups
 from genconvit.errors import ClipError, UserError
@@ -39,7 +39,7 @@ def extract(source: Path, out: Path, settings: Settings, output: Output) -> dict
     Args:
         source: What `find_clips` takes; every clip needs a label.
         out: The dataset's folder. One that holds the same extraction already is left as it is.
-        settings: `preprocess`, `sampling`, `split` and `seed` matter.
+        settings: `preprocess`, `sampling` and `split` matter.
         output: Where to tell of it.
 
     Returns:
@@ -48,8 +48,8 @@ def extract(source: Path, out: Path, settings: Settings, output: Output) -> dict
     Raises:
         UserError: There is nothing to extract, `out` holds something else, or every clip failed.
     """
-    clips = _labelled(find_clips(source), source)
-    clips = assign_splits(clips, settings.split, settings.seed)
+    clips = find_split_clips(source, settings.split)
+    out = out.resolve()
     request = _request_digest(clips, settings)
     if is_dataset(out):
         manifest: dict[str, Any] = read_json(out / MANIFEST, "the dataset's description")
@@ -76,7 +76,7 @@ def extract(source: Path, out: Path, settings: Settings, output: Output) -> dict
             "source": str(source),
             "request": request,
             "settings": settings.model_dump(
-                mode="json", include={"seed", "preprocess", "sampling", "split"}
+                mode="json", include={"preprocess", "sampling", "split"}
             ),
             "fingerprint": settings.preprocess.fingerprint(),
             "clips": len(clips),
@@ -88,6 +88,7 @@ def extract(source: Path, out: Path, settings: Settings, output: Output) -> dict
                     "label": clip.label,
                     "split": clip.split,
                     "reason": results[clip.name]["failure"],
+                    "frames_sampled": results[clip.name]["frames_sampled"],
                 }
                 for clip in clips
                 if results[clip.name]["failure"]
@@ -109,7 +110,7 @@ def dataset_for(data: Path, settings: Settings, output: Output) -> Path:
     """
     if is_dataset(data):
         return data
-    clips = assign_splits(_labelled(find_clips(data), data), settings.split, settings.seed)
+    clips = find_split_clips(data, settings.split)
     cached = cache_folder() / f"{data.resolve().name}-{_request_digest(clips, settings)}"
     if is_dataset(cached):
         output.say(f"Using the crops that were extracted from {data} before: {cached}")
@@ -132,7 +133,7 @@ def _run(
 ) -> dict[str, dict[str, Any]]:
     """Extracts every clip into `folder`; returns for each its crops and failure."""
     order = sorted(clips, key=lambda clip: clip.name)
-    random.Random(settings.seed).shuffle(order)  # so that every shard holds both classes
+    random.Random(settings.split.seed).shuffle(order)  # so that every shard holds both classes
     mailbox = new_mailbox()
     results: dict[str, dict[str, Any]] = {}
     blocks = min(len(order), max(64, len(order) // 16))
@@ -166,15 +167,22 @@ def _crops_of_clip(batch: Any, settings: str, mailbox: Any) -> pa.Table:
     """Runs in a Ray task: the rows of one clip; none where it fails."""
     clip: Clip = pickle.loads(batch["clip"][0])
     job = Settings.model_validate_json(settings)
-    failure, crops = None, []
+    failure, found = None, ClipCrops([], 0, 0)
     try:
         found = extract_crops(clip.path, job.preprocess, job.sampling)
-        crops = found.crops
-        if not crops:
+        if not found.crops:
             failure = f"no face was found in {found.frames_sampled} sampled frames"
     except ClipError as error:
         failure = str(error)
-    event = {"clip": clip.name, "crops": len(crops), "failure": failure}
+    except Exception as error:  # one clip that breaks a library must not end the others
+        failure = f"{type(error).__name__}: {error}"
+    crops = found.crops
+    event = {
+        "clip": clip.name,
+        "crops": len(crops),
+        "failure": failure,
+        "frames_sampled": found.frames_sampled,
+    }
     ray.get(mailbox.push.remote(event))
     rows = [
         {
@@ -213,7 +221,13 @@ def _shard_rows(expected: int) -> int:
     return min(LARGEST_SHARD_ROWS, max(FEWEST_SHARD_ROWS, expected // 16))
 
 
-def _labelled(clips: list[Clip], source: Path) -> list[Clip]:
+def find_split_clips(source: Path, split: SplitSettings) -> list[Clip]:
+    """The clips of a dataset, all with a label and a split.
+
+    Raises:
+        UserError: There are none, or some have no label.
+    """
+    clips = find_clips(source.resolve())
     bare = [clip.name for clip in clips if clip.label is None]
     if bare:
         raise UserError(
@@ -221,15 +235,13 @@ def _labelled(clips: list[Clip], source: Path) -> list[Clip]:
             "and fake/, "
             f"or give a CSV with video_name,label."
         )
-    return clips
+    return assign_splits(clips, split)
 
 
 def _request_digest(clips: list[Clip], settings: Settings) -> str:
     """Changes when a clip, its file or a setting that matters here does."""
     listing = [[repr(clip), *_stamp(clip.path)] for clip in sorted(clips, key=lambda c: c.name)]
-    text = json.dumps(
-        [listing, settings.preprocess.fingerprint(), settings.sampling.model_dump(), settings.seed]
-    )
+    text = json.dumps([listing, settings.preprocess.fingerprint(), settings.sampling.model_dump()])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -43,6 +43,12 @@ TRAINING: Flags = {
     "--vae-weight": "loss.vae_weight",
     "--vae-beta": "loss.vae_beta",
 }
+TUNING: Flags = {
+    "--trials": "tune.trials",
+    "--workers-per-trial": "tune.workers_per_trial",
+    "--epochs": "train.epochs",
+    "--batch-size": "train.batch_size",
+}
 DECISION: Flags = {
     "--threshold": "decision.threshold",
     "--undecided-margin": "decision.undecided_margin",
@@ -61,13 +67,13 @@ class Given:
         self.config = config
         self.assignments = assignments
 
-    def settings(self, base: Path | None = None) -> Settings:
-        """Merges defaults, YAML file (or `base`) and command line.
+    def settings(self, base: Settings | None = None) -> Settings:
+        """Merges defaults (or `base`), YAML file and command line.
 
         Raises:
             UserError: A setting does not exist or is out of range.
         """
-        return resolve_settings(self.config or base, self.assignments)
+        return resolve_settings(self.config, self.assignments, base)
 
 
 def with_settings(*groups: Flags, positional: bool = True) -> Callable[[Any], Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -18,6 +21,22 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from genconvit.errors import UserError
+
+RUNS = Path("runs")
+
+
+def new_out_folder(job: str) -> Path:
+    """A folder of its own for every run of a job.
+
+    Raises:
+        UserError: Under `ray job submit` the current folder is a copy that Ray deletes.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise UserError("under ray job submit, give --out with a path that all nodes share.")
+    return RUNS / time.strftime(f"{job}-%Y%m%d-%H%M%S")
 
 
 class Output:
@@ -29,7 +48,9 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.console = Console(quiet=as_json, soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self.console = Console(
+            quiet=as_json, soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False
+        )
 
     def say(self, message: RenderableType) -> None:
         """For people."""
@@ -37,7 +58,8 @@ class Output:
 
     def warn(self, message: str) -> None:
         """For people, on stderr so that JSON stays clean."""
-        Console(stderr=True, highlight=False).print(f"[yellow]warning:[/] {message}")
+        line = Text.assemble(("warning: ", "yellow"), message)
+        Console(stderr=True, soft_wrap=True).print(line)
 
     def emit(self, item: dict[str, Any]) -> None:
         """For programs."""

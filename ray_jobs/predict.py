@@ -31,15 +31,20 @@ def predict(
     Raises:
         UserError: The detector cannot be loaded, or not one of the inputs can be judged.
     """
-    settings = given.settings()
     detector = load_detector(model, device)
-    sampling = settings.sampling if "sampling" in settings.model_fields_set else None
-    decision = (
-        settings.decision if "decision" in settings.model_fields_set else detector.info.decision
-    )
-    clips = [str(clip.path) for name in inputs for clip in find_clips(Path(name))]
-    judged: list[JudgedClip] = []
+    settings = given.settings(base=detector.info.settings())
+    sampling, decision = settings.sampling, settings.decision
+    if not inputs:
+        raise UserError("give at least one clip, image or folder to judge.")
+    clips: list[str] = []
     failures: list[str] = []
+    for name in inputs:
+        try:
+            clips += [str(clip.path) for clip in find_clips(Path(name))]
+        except UserError as error:
+            failures.append(str(error))
+            output.emit({"clip": name, "error": str(error)})
+    judged: list[JudgedClip] = []
     with output.bar("judging", total=len(clips)) as bar:
         for clip in clips:
             try:

@@ -19,6 +19,7 @@ from genconvit.errors import UserError
 from genconvit.evaluate.plots import training_curves
 from genconvit.losses import check_trainable
 from genconvit.models.registry import build_from_settings
+from genconvit.overrides import resolve_settings
 from genconvit.train.distributed import rank_and_world
 from genconvit.train.loop import Data, Event, fit
 from genconvit.train.run_folder import (
@@ -29,13 +30,11 @@ from genconvit.train.run_folder import (
     find_run,
     read_results,
 )
-from ray_jobs.cluster import Budget, connected, new_mailbox, train_budget, watch
+from ray_jobs.cluster import Budget, Resources, connected, new_mailbox, train_budget, watch
 from ray_jobs.extract import dataset_for
 from ray_jobs.options import Given
-from ray_jobs.output import Output
+from ray_jobs.output import RUNS, Output, new_out_folder
 from ray_jobs.stream import stream
-
-RUNS = Path("runs")
 
 
 def train(
@@ -56,22 +55,27 @@ def train(
     Raises:
         UserError: The data, the settings or the cluster do not allow it.
     """
-    out = (out or new_run_folder()).resolve()
-    if resume and finished(out):
+    out = (out or new_out_folder("train")).resolve()
+    if not data.exists():
+        raise UserError(f"{data} does not exist; check --data.")
+    if resume and finished(out, settings):
         results = read_results(out)
         output.say(f"{out} is finished ({results['epochs']} epochs); nothing to do.")
         output.emit({"event": "finished", "out": str(out), "best_epoch": results["best_epoch"]})
         return results
-    if not resume and (out / SETTINGS).exists():
+    if not resume and (out / RESULTS).exists():
         raise UserError(
             f"{out} holds a run already; continue it with --resume {out}, or choose another --out."
         )
     with connected() as ray_logs:
         dataset = open_dataset(dataset_for(data, settings, output))
         settings = settings_for(dataset, settings)
+        budget = train_budget(settings.train, Resources.of_cluster())
+        if sum(dataset.counts["train"].values()) < budget.workers:
+            raise UserError(f"{dataset.path} has fewer training crops than there are workers.")
         folder = RunFolder(out, settings, data_summary(dataset))
+        folder.check()
         folder.start()
-        budget = train_budget(settings.train, ray.cluster_resources())
         output.say(
             f"Training {settings.model.preset} {settings.model.net} "
             f"on {_plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
@@ -96,7 +100,8 @@ def resume_run(
     run = find_run(name, RUNS)
     if out is not None and out.resolve() != run.resolve():
         raise UserError(f"--resume continues in {run}; leave --out away.")
-    return train(data, given.settings(run / SETTINGS), run, output, resume=True)
+    settings = given.settings(base=resolve_settings(run / SETTINGS))
+    return train(data, settings, run, output, resume=True)
 
 
 def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
@@ -123,9 +128,18 @@ def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
         raise UserError(
             f"{dataset.path} has no val split; extract with split.val_fraction=0.2 or so."
         )
-    model = settings.model.model_copy(update={"aux_heads": settings.loss.aux_weight > 0})
+    model = settings.model
+    changes: dict[str, Any] = {"aux_heads": model.aux_heads and settings.loss.aux_weight > 0}
+    if model.weights is not None:
+        changes["weights"] = model.weights.resolve()  # workers have another current folder
+    model = model.model_copy(update=changes)
     check_trainable(model, settings.loss)
-    return settings.model_copy(update={"preprocess": dataset.preprocess, "model": model})
+    with torch.device("meta"):  # what does not fit is told here, not by a worker
+        build_from_settings(model.model_copy(update={"pretrained": False, "weights": None}))
+    sampling = settings.sampling if settings.sampling.model_fields_set else dataset.sampling
+    return settings.model_copy(
+        update={"preprocess": dataset.preprocess, "sampling": sampling, "model": model}
+    )
 
 
 def data_summary(dataset: FrameDataset) -> dict[str, Any]:
@@ -144,7 +158,9 @@ def train_worker(config: dict[str, Any]) -> None:
     dataset = open_dataset(Path(config["data"]))
     rank, world = rank_and_world()
     torch.manual_seed(settings.seed)
-    network = build_from_settings(settings.model)
+    folder = RunFolder(Path(config["out"]), settings, config["summary"])
+    begun = {"pretrained": False, "weights": None} if folder.last.exists() else {}
+    network = build_from_settings(settings.model.model_copy(update=begun))
     # 1. Ray Train gives each worker its device.
     device = ray.train.torch.get_device()
     network.to(device)
@@ -169,7 +185,7 @@ def train_worker(config: dict[str, Any]) -> None:
             config["mailbox"].push.remote(event)
         if event["event"] == "epoch":
             # 3. Every worker reports every epoch: report() waits for all of them.
-            ray.train.report(report_of(event, Path(config["out"])))
+            ray.train.report(report_of(event, folder.best))
 
     fit(
         settings,
@@ -180,7 +196,7 @@ def train_worker(config: dict[str, Any]) -> None:
             steps=-(-rows // settings.train.batch_size),
             class_counts=(dataset.counts["train"]["fake"], dataset.counts["train"]["real"]),
         ),
-        RunFolder(Path(config["out"]), settings, config["summary"]),
+        folder,
         device=device,
         # 4. DDP, where there is more than one worker.
         wrap=ray.train.torch.prepare_model,
@@ -188,7 +204,7 @@ def train_worker(config: dict[str, Any]) -> None:
     )
 
 
-def report_of(event: Event, out: Path) -> dict[str, Any]:
+def report_of(event: Event, detector: Path) -> dict[str, Any]:
     """An epoch as flat numbers for Ray Train and Ray Tune."""
     val = event["val"]
     return {
@@ -199,7 +215,7 @@ def report_of(event: Event, out: Path) -> dict[str, Any]:
         "val_clip_auc": val["clip_auc"],
         "best_epoch": event["best_epoch"],
         "best_clip_auc": event["best_clip_auc"],
-        "detector": str(out / "best"),
+        "detector": str(detector),
     }
 
 
@@ -243,14 +259,14 @@ def trainer_for(
     )
 
 
-def new_run_folder() -> Path:
-    """A name of its own for every run."""
-    return RUNS / time.strftime("train-%Y%m%d-%H%M%S")
-
-
-def finished(out: Path) -> bool:
-    """Whether a run has come to its end."""
-    return (out / RESULTS).is_file() and bool(read_results(out)["finished"])
+def finished(out: Path, settings: Settings) -> bool:
+    """Whether a run has come to the end of its epochs or of its patience."""
+    if not (out / RESULTS).is_file():
+        return False
+    results = read_results(out)
+    waited = results["epochs"] - results["best_epoch"]
+    patience = settings.train.early_stopping_patience
+    return bool(results["epochs"] >= settings.train.epochs or waited >= patience)
 
 
 def _fit_on_ray(folder: RunFolder, dataset: FrameDataset, budget: Budget, output: Output) -> None:

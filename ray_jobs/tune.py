@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,31 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 from rich.table import Table
 
+from genconvit.checkpoint import read_info
 from genconvit.config import Settings
 from genconvit.data.shards import FrameDataset, open_dataset
 from genconvit.errors import UserError
 from genconvit.files import replaced_file, replaced_folder, write_json
 from genconvit.overrides import Assignment, resolve_settings
-from genconvit.train.run_folder import RunFolder
-from ray_jobs.cluster import Budget, Event, connected, new_mailbox, train_budget, watch
+from genconvit.train.run_folder import RunFolder, read_results
+from ray_jobs.cluster import (
+    Budget,
+    Event,
+    Resources,
+    connected,
+    new_mailbox,
+    train_budget,
+    watch,
+)
 from ray_jobs.extract import dataset_for
 from ray_jobs.failures import user_error_in
-from ray_jobs.output import Output
-from ray_jobs.train import data_summary, finished, settings_for, trainer_for
+from ray_jobs.output import Output, new_out_folder
+from ray_jobs.train import data_summary, settings_for, trainer_for
 
 METRIC = "best_clip_auc"
 """What a trial is judged by: the validation clip AUC of the checkpoint that it would keep."""
+
+DRIVER_CPUS = 0.01  # it only waits; its workers compute
 
 SPACE: dict[str, Any] = {
     "model.dropout_rate": ray.tune.uniform(0.1, 0.7),
@@ -41,15 +52,12 @@ SPACE: dict[str, Any] = {
 """The settings that are searched, by name."""
 
 
-def tune(
-    data: Path, settings: Settings, trials: int, out: Path | None, output: Output
-) -> dict[str, Any]:
+def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> dict[str, Any]:
     """Searches for the settings with the best detector.
 
     Args:
         data: Shards, or a folder or CSV of clips, which is extracted first.
         settings: What every trial has in common.
-        trials: How many settings to try.
         out: The sweep's folder; by default a new one below `runs/`.
         output: Where to tell of it.
 
@@ -59,9 +67,10 @@ def tune(
     Raises:
         UserError: The data, the settings or the cluster do not allow it, or every trial failed.
     """
-    if trials < 1:
-        raise UserError(f"--trials {trials}: give at least 1.")
-    out = (out or Path("runs") / time.strftime("tune-%Y%m%d-%H%M%S")).resolve()
+    trials = settings.tune.trials
+    if not data.exists():
+        raise UserError(f"{data} does not exist; check --data.")
+    out = (out or new_out_folder("tune")).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose another --out for the sweep.")
     # Without a dashboard Ray Tune cannot free what a stopped trial held, and later trials hang.
@@ -72,7 +81,7 @@ def tune(
             raise UserError(f"{dataset.path}: a sweep needs fake and real clips in the val split.")
         train = settings.train.model_copy(update={"num_workers": settings.tune.workers_per_trial})
         settings = settings.model_copy(update={"train": train})
-        budget, at_once = _budget(settings, trials)
+        budget, at_once = sweep_budget(settings, Resources.of_cluster(), trials)
         output.say(
             f"{trials} trials of up to {settings.train.epochs} epochs, {budget.workers} workers "
             "a trial, "
@@ -83,9 +92,12 @@ def tune(
     return _finish(records, settings, out, output)
 
 
-def _budget(settings: Settings, trials: int) -> tuple[Budget, int]:
-    """What each trial gets, and how many run at once: as many as fit."""
-    resources = ray.cluster_resources()
+def sweep_budget(settings: Settings, resources: Resources, trials: int) -> tuple[Budget, int]:
+    """What each trial gets, and how many run at once: as many as fit.
+
+    Raises:
+        UserError: The cluster is too small for one trial.
+    """
     budget = train_budget(settings.train, resources)
     at_once = 1
     while at_once < trials:
@@ -96,7 +108,8 @@ def _budget(settings: Settings, trials: int) -> tuple[Budget, int]:
         if more.cpus_per_worker < 1:
             break  # half-CPU workers are for machines that can hold one trial
         budget, at_once = more, at_once + 1
-    return budget, at_once
+    # The drivers take a little of the CPU that is left for the data; a whole one would never come.
+    return replace(budget, data_cpus=min(budget.data_cpus, 0.5)), at_once
 
 
 def _run(
@@ -122,14 +135,13 @@ def _run(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            failure = str(user_error_in(error) or error).splitlines()[-1]
+            failure = str(user_error_in(error) or error).strip().splitlines()[-1]
             raise
         finally:
             ray.get(mailbox.push.remote({"trial": trial, "config": config, "failure": failure}))
 
     tuner = ray.tune.Tuner(
-        # The driver only waits; its workers have the CPUs.
-        ray.tune.with_resources(driver, {"CPU": 0.01}),
+        ray.tune.with_resources(driver, {"CPU": DRIVER_CPUS}),
         param_space=None,
         tune_config=ray.tune.TuneConfig(
             num_samples=trials,
@@ -146,13 +158,15 @@ def _run(
             failure_config=ray.tune.FailureConfig(max_failures=0),
         ),
     )
+    failures: dict[str, str | None] = {}
     with output.bar("trials", total=trials) as bar:
 
         def handle(event: Event) -> None:
+            failures[event["trial"]] = event["failure"]
             bar.advance(f"last: {event['trial']}" + (" failed" if event["failure"] else ""))
 
         results = watch(mailbox, tuner.fit, handle)
-    return [_record(result) for result in results]
+    return [_record(result, failures) for result in results]
 
 
 def _scheduler(settings: Settings) -> ASHAScheduler:
@@ -181,17 +195,22 @@ def trial_settings(settings: Settings, config: dict[str, Any]) -> Settings:
     return resolve_settings(assignments=assignments, base=settings)
 
 
-def _record(result: Any) -> dict[str, Any]:
+def _record(result: Any, failures: dict[str, str | None]) -> dict[str, Any]:
     metrics = result.metrics or {}
-    failure = str(result.error).strip().splitlines()[-1] if result.error else None
+    trial = str(metrics.get("trial_id") or Path(result.path).name)
+    failure = None
+    if result.error:
+        failure = failures.get(trial) or type(result.error).__name__
     run = Path(metrics["detector"]).parent if "detector" in metrics else None
     return {
-        "trial": metrics.get("trial_id"),
+        "trial": trial,
         "config": {name: (result.config or {}).get(name) for name in SPACE},
         METRIC: metrics.get(METRIC),
         "epochs": metrics.get("training_iteration", 0),
         "best_epoch": metrics.get("best_epoch"),
-        "stopped_by_asha": run is not None and failure is None and not finished(run),
+        "stopped_by_asha": run is not None
+        and failure is None
+        and not read_results(run)["finished"],
         "detector": metrics.get("detector"),
         "failure": failure,
     }
@@ -213,6 +232,9 @@ def _finish(
     with replaced_folder(out / "best") as folder:
         for file in Path(best["detector"]).iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
+    # A trial that ASHA stops may still end its epoch: what counts is what the folder holds.
+    held = read_info(out / "best").training
+    best.update({METRIC: held["validation"]["clip_auc"], "best_epoch": held["epoch"]})
     summary = {"trials": records, "best": best, "best_detector": str(out / "best")}
     write_json(out / "sweep.json", summary)
 

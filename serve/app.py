@@ -23,11 +23,14 @@ from serve.api import Api
 from serve.replicas import Judge
 
 
-def build_app(model: Path, settings: ServeSettings, *, gpus: float = 0) -> serve.Application:
+def build_app(
+    model: Path, detector_id: str, settings: ServeSettings, *, gpus: float = 0
+) -> serve.Application:
     """The application for `serve.run`.
 
     Args:
         model: The detector's folder.
+        detector_id: Its name, for `/healthz`.
         settings: Limits.
         gpus: GPUs for the detector.
     """
@@ -35,7 +38,7 @@ def build_app(model: Path, settings: ServeSettings, *, gpus: float = 0) -> serve
         max_ongoing_requests=8, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
     )(Judge)
     api = serve.deployment(max_ongoing_requests=32, ray_actor_options={"num_cpus": 0})(Api)
-    return api.bind(judge.bind(str(model.resolve())), settings)
+    return api.bind(judge.bind(str(model.resolve())), detector_id, settings)
 
 
 def start(model: Path, settings: ServeSettings) -> str:
@@ -47,17 +50,24 @@ def start(model: Path, settings: ServeSettings) -> str:
     Raises:
         UserError: `model` is no detector, or the port is taken.
     """
-    load_network(model)  # a bad detector is told here, not in a replica's log
+    _, info = load_network(model)  # a bad detector is told here, not in a replica's log
     _refuse_taken_port(settings)
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        address = os.environ.get("RAY_ADDRESS")
+        local = {} if address else {"address": "local"}
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if not address:
+                raise
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}.") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(
         http_options=HTTPOptions(host=settings.host, port=settings.port), logging_config=quiet
     )
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    app = build_app(model, settings, gpus=gpus)
+    app = build_app(model, info.id, settings, gpus=gpus)
     serve.run(app, name="genconvit", route_prefix="/", logging_config=quiet)
     return f"http://{settings.host}:{settings.port}"
 

@@ -33,10 +33,6 @@ class Judge:
         async with self.turn:
             return await asyncio.to_thread(self._judge, name, content)
 
-    def info(self) -> dict[str, Any]:
-        """What `/healthz` says of the detector."""
-        return {"detector": self.detector.info.id, "device": str(self.detector.device)}
-
     def _judge(self, name: str, content: bytes) -> dict[str, Any]:
         # Only the suffix of the client's name is used: an image is told from a clip by it.
         with tempfile.TemporaryDirectory() as folder:

@@ -6,8 +6,18 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from collections.abc import Iterator
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -58,11 +68,86 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The one Ray cluster of the tests."""
+
+    address: str
+    """For `ray.init`."""
+    dashboard: str
+    """For `ray job submit`."""
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """The one Ray cluster of the tests: four CPUs on paper, whatever the machine has."""
+def cluster() -> Iterator[Cluster]:
+    """A local `ray start --head`: four CPUs on paper, whatever the machine has."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    port, dashboard = free_port(), free_port()
+    ray_program = str(Path(sys.executable).parent / "ray")
+    command = [ray_program, "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats"]
+    command += [f"--port={port}", f"--dashboard-port={dashboard}"]
+    command += [f"--ray-client-server-port={free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
+    # A short path of its own: Ray's sockets lie in it, and other clusters here are left alone.
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    with (folder / "head.log").open("w") as log:
+        head = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "RAY_TMPDIR": str(folder)},
+        )
+    found = Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
+    try:
+        url = f"{found.dashboard}/api/version"
+        wait_until(lambda: answers(url), head, folder / "head.log")
+        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
+        yield found
+        ray.shutdown()
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def dataset(cluster: Cluster, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of the demo's clips as shards: two 64 px crops a clip."""
+    from ray_jobs.extract import extract
+    from ray_jobs.output import Output
+
+    path = tmp_path_factory.mktemp("dataset") / "shards"
+    half = clips.with_name("half.csv")
+    header, *lines = clips.read_text().splitlines()
+    half.write_text(
+        "\n".join([header, *(line for line in lines if "_variant0" in line or "_variant1" in line)])
+    )
+    extract(half, path, small_settings("sampling.frames=2"), Output(as_json=True))
+    return path
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits for a process to be of use, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(log.read_text())
+        time.sleep(0.3)

@@ -106,6 +106,8 @@ def default_group(path: Path, root: Path | None = None) -> str:
         return video
     if root is not None and path.parent != root and path.is_relative_to(root):
         return path.parent.relative_to(root).as_posix()
+    if root is not None and root.parent.name.lower() in SPLITS:
+        return f"{root.parent.name.lower()}/{path.stem}"
     return path.stem
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genconvit.config import PreprocessSettings
+from genconvit.config import PreprocessSettings, SamplingSettings
 from genconvit.data.crops import decode_crop
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_file
@@ -81,6 +81,7 @@ class FrameDataset:
 
     path: Path
     preprocess: PreprocessSettings
+    sampling: SamplingSettings
     counts: dict[str, dict[str, int]]
     """For each split, the crops of `fake` and `real`."""
     digest: str
@@ -118,18 +119,21 @@ def open_dataset(path: Path) -> FrameDataset:
     Raises:
         UserError: There is no dataset at `path`.
     """
+    path = path.resolve()  # workers have another current folder
     if not is_dataset(path):
         raise UserError(f"{path} holds no {MANIFEST}; give a folder that genconvit extract wrote.")
     manifest = read_json(path / MANIFEST, "the dataset's description")
     try:
-        preprocess = PreprocessSettings.model_validate(manifest["settings"]["preprocess"])
+        settings = manifest["settings"]
+        preprocess = PreprocessSettings.model_validate(settings["preprocess"])
+        sampling = SamplingSettings.model_validate(settings["sampling"])
         counts = {name: dict(split["crops"]) for name, split in manifest["splits"].items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / MANIFEST} is from another version; extract again.") from error
     files = sorted(path.glob("*/*.parquet"))
     listing = "\n".join(f"{f.relative_to(path)} {f.stat().st_size}" for f in files)
     digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
-    return FrameDataset(path, preprocess, counts, digest)
+    return FrameDataset(path, preprocess, sampling, counts, digest)
 
 
 def write_shard(folder: Path, rows: pa.Table) -> Path:

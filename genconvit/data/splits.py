@@ -11,11 +11,11 @@ from genconvit.data.catalog import Clip, Split
 from genconvit.data.video import evenly_spaced
 
 
-def assign_splits(clips: list[Clip], split: SplitSettings, seed: int) -> list[Clip]:
+def assign_splits(clips: list[Clip], split: SplitSettings) -> list[Clip]:
     """Give every clip a split.
 
     Groups are divided as wholes; those with real, with fake and with both kinds of clips each in
-    proportion. The result depends on the seed and the groups, not on the order of the clips. A
+    proportion. The result depends on `split.seed` and the groups, not on the order of the clips. A
     share above 0 gets a group of each class that has two or more, even where that is more than its
     share.
 
@@ -25,7 +25,6 @@ def assign_splits(clips: list[Clip], split: SplitSettings, seed: int) -> list[Cl
     Args:
         clips: Clips of one dataset.
         split: The shares.
-        seed: Seed of the draw.
 
     Returns:
         The clips in their order, all with a split.
@@ -40,9 +39,9 @@ def assign_splits(clips: list[Clip], split: SplitSettings, seed: int) -> list[Cl
         given |= {clip.group: word for clip in clips if clip.split == word}
 
     free = {group: kinds[group] for group in kinds if group not in given}
-    test = _draw(free, split.test_fraction, seed)
+    test = _draw(free, split.test_fraction, split.seed)
     rest = {group: kind for group, kind in free.items() if group not in test}
-    val = _draw(rest, split.val_fraction / (1.0 - split.test_fraction), seed)
+    val = _draw(rest, split.val_fraction / (1.0 - split.test_fraction), split.seed)
     splits: dict[str, Split] = dict.fromkeys(rest, "train")
     splits.update(dict.fromkeys(test, "test"))
     splits.update(dict.fromkeys(val, "val"))
@@ -51,7 +50,7 @@ def assign_splits(clips: list[Clip], split: SplitSettings, seed: int) -> list[Cl
 
     if all(clip.split != "val" for clip in divided):
         train = {group: kinds[group] for group in kinds if splits[group] == "train"}
-        val = _draw(train, split.val_fraction, seed)
+        val = _draw(train, split.val_fraction, split.seed)
         divided = [
             replace(clip, split="val") if clip.split == "train" and clip.group in val else clip
             for clip in divided

@@ -121,7 +121,8 @@ def fit(
         best = {"best_epoch": stopping.best_epoch, "best_clip_auc": stopping.best_auc}
         on_event({"event": "epoch", **best, **entry})
     if first:
-        folder.finish(progress, stopped_early=stopping.should_stop)
+        early = stopping.should_stop and progress.epoch < settings.train.epochs
+        folder.finish(progress, stopped_early=early)
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,10 @@ def validate(
         sums.add(parts, len(labels_B))
     everyone = [row for worker in gather_from_workers(rows) for row in worker]
     video_ids, is_fake, p_fake = (np.concatenate(column) for column in zip(*everyone, strict=True))
+    if not np.isfinite(p_fake).all():
+        raise UserError(
+            "the network's scores are no longer finite; lower train.lr and start again."
+        )
     clips, clip_p = mean_by_clip(video_ids.tolist(), p_fake)
     fake_clips = set(video_ids[is_fake].tolist())
     clip_is_fake = np.array([clip in fake_clips for clip in clips])

@@ -22,15 +22,24 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from genconvit.checkpoint import WEIGHTS, DetectorInfo, read_info, save_detector
+from genconvit.checkpoint import WEIGHTS, DetectorInfo, save_detector
 from genconvit.config import Settings
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_file, write_json
+from genconvit.overrides import resolve_settings
 from genconvit.train.stopping import EarlyStopping
 
 STATE = "training_state.pt"
 RESULTS = "results.json"
 SETTINGS = "settings.yaml"
+MAY_CHANGE = {
+    "train.epochs",
+    "train.early_stopping_patience",
+    "train.early_stopping_min_delta",
+    "train.num_workers",
+    "train.device",
+}
+"""The settings that a resumed run may change: those that the saved state does not hold."""
 
 
 @dataclass
@@ -99,22 +108,38 @@ class RunFolder:
             text = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
             aside.write_text(text, encoding="utf-8")
 
-    def restore(self, network: nn.Module, progress: Progress) -> None:
-        """Continues from `last/`, if there is one.
+    def check(self) -> None:
+        """Whether the run can start, or go on, in this folder with these settings and data.
 
         Raises:
-            UserError: It belongs to another network.
+            UserError: It was begun with other settings or data, or its last detector is lost.
         """
-        file = self.last / STATE
-        if not file.is_file():
+        if not (self.path / RESULTS).is_file():
             return
-        if read_info(self.last).model != self.settings.model:
+        if not (self.last / STATE).is_file():
+            raise UserError(f"{self.path} has lost its last/{STATE}; start a new run.")
+        begun = resolve_settings(self.path / SETTINGS)
+        for name, value in _flat(self.settings).items():
+            if name not in MAY_CHANGE and value != _flat(begun)[name]:
+                raise UserError(
+                    f"{self.path} was begun with {name}={_flat(begun)[name]}; resume it without "
+                    f"changing that, or start a new run."
+                )
+        trained_on = read_results(self.path)["data"]
+        if trained_on["digest"] != self.data["digest"]:
             raise UserError(
-                f"{self.path} was trained with other model settings; resume it without changing "
-                "them."
+                f"{self.path} was trained on other data ({trained_on.get('path')}); resume it with "
+                f"that."
             )
+
+    def restore(self, network: nn.Module, progress: Progress) -> bool:
+        """Continues from `last/`; returns whether there was one."""
+        if not (self.last / STATE).is_file():
+            return False
         network.load_state_dict(load_file(self.last / WEIGHTS))
-        progress.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+        state = torch.load(self.last / STATE, weights_only=True, map_location="cpu")
+        progress.load_state_dict(state)
+        return True
 
     def save(
         self, network: nn.Module, progress: Progress, *, train_crops: int, val_crops: int
@@ -122,7 +147,7 @@ class RunFolder:
         """Ends an epoch: detectors, results and a line in the log."""
         entry = progress.history[-1]
         info = DetectorInfo(
-            model=self.settings.model,
+            model=self.settings.model.model_copy(update={"weights": None}),
             preprocess=self.settings.preprocess,
             sampling=self.settings.sampling,
             decision=self.settings.decision,
@@ -170,6 +195,14 @@ class RunFolder:
                 "history": progress.history,
             },
         )
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Settings that matter for training, by dotted name."""
+    sections = ("model", "preprocess", "augment", "loss", "train", "decision")
+    tree = settings.model_dump(mode="json", include={"seed", *sections})
+    flat = {f"{s}.{name}": value for s in sections for name, value in tree[s].items()}
+    return {"seed": tree["seed"], **flat}
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,17 @@ from genconvit import load_detector
 from genconvit.config import ServeSettings
 from genconvit.errors import UserError
 from serve.app import start
+from tests.conftest import Cluster, free_port
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
-def server(cluster: None, detector: Path) -> Iterator[str]:
+def server(cluster: Cluster, detector: Path) -> Iterator[str]:
     """A real server on a free port; 1 MB a request."""
     from ray import serve
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    yield start(detector, ServeSettings(port=port, max_upload_mb=1))
+    yield start(detector, ServeSettings(port=free_port(), max_upload_mb=1))
     serve.shutdown()
 
 

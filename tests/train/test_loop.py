@@ -55,6 +55,7 @@ def data() -> Data:
 def run(folder: Path, job: Settings) -> RunFolder:
     torch.manual_seed(job.seed)
     run_folder = RunFolder(folder, job, {"digest": "none"})
+    run_folder.check()
     run_folder.start()
     fit(job, build_from_settings(job.model), data(), run_folder, device=CPU)
     return run_folder
@@ -112,10 +113,20 @@ def test_every_part_of_the_loss_is_tracked(trained: RunFolder) -> None:
     assert "clip AUC" in log[0]
 
 
-def test_other_model_settings_do_not_resume(trained: RunFolder, tmp_path: Path) -> None:
-    run(tmp_path / "f", settings("train.epochs=1"))
-    with pytest.raises(UserError, match="other model settings"):
-        run(tmp_path / "f", settings("model.dropout_rate=0.1"))
+@pytest.mark.parametrize("text", ["model.dropout_rate=0.1", "train.lr=0.2", "loss.ae_weight=0.7"])
+def test_a_run_does_not_go_on_with_other_settings(trained: RunFolder, text: str) -> None:
+    changed = RunFolder(trained.path, settings(text), trained.data)
+    with pytest.raises(UserError, match=text.split("=")[0]):
+        changed.check()
+
+
+def test_a_run_does_not_go_on_with_other_data(trained: RunFolder) -> None:
+    with pytest.raises(UserError, match="other data"):
+        RunFolder(trained.path, trained.settings, {"digest": "another"}).check()
+
+
+def test_a_run_may_go_on_for_longer(trained: RunFolder) -> None:
+    RunFolder(trained.path, settings("train.epochs=50"), trained.data).check()
 
 
 def test_a_loss_that_is_not_finite_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.cli import main
+
+pytestmark = pytest.mark.usefixtures("cluster")
+FIGURES = {
+    "confusion_matrix.png",
+    "roc_curve.png",
+    "precision_recall_curve.png",
+    "confidence_distribution.png",
+    "prediction_distribution.png",
+}
+
+
+def evaluate(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", *map(str, arguments), "--json"])
+    return int(caught.value.code or 0)
+
+
+def details(out: Path) -> list[dict[str, str]]:
+    with (out / "detailed_results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def names(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir()}
+
+
+def test_shards_are_judged_as_the_clips_they_are_of(
+    dataset: Path, clips: Path, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dataset.parent)  # a relative path, as people give it
+    evaluate(
+        "--model", detector, "--data", dataset.name, "--split", "test", "--out", tmp_path / "a"
+    )
+    evaluate(
+        "--model", detector, "--video-dir", clips.with_name("half.csv"), "--frames", "2",
+        "--out", tmp_path / "b",
+    )  # fmt: skip
+    in_shards = {row["video_name"]: row for row in details(tmp_path / "a")}
+    films = {
+        row["video_name"]: row
+        for row in details(tmp_path / "b")
+        if row["video_name"].startswith("test/")
+    }
+    assert in_shards.keys() == films.keys()
+    for name, row in films.items():
+        assert float(row["probability_fake"]) == pytest.approx(
+            float(in_shards[name]["probability_fake"]), abs=1e-5
+        )
+        assert row["label"] == in_shards[name]["label"]
+    for out in ("a", "b"):
+        expected = FIGURES | {"evaluation_report.json", "detailed_results.csv", "report.html"}
+        assert names(tmp_path / out) == expected
+    report = json.loads((tmp_path / "b" / "evaluation_report.json").read_text())
+    assert report["clips"] == 40
+    assert report["metrics"]["auc"] is not None
+    assert report["frame_auc"] is not None
+
+
+def test_labels_come_from_a_table_and_failures_are_listed(
+    clips: Path, detector: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for label in ("real", "fake"):
+        shutil.copy(sorted(clips.parent.glob(f"val/{label}/*"))[0], folder / f"{label[0]}.avi")
+    (folder / "letter.mp4").write_text("Dear reader")
+    (tmp_path / "labels.csv").write_text(
+        "video_name,label\nr.avi,real\nf.avi,fake\nletter.mp4,fake\n"
+    )
+    evaluate(
+        "--model", detector, "--video-dir", folder, "--ground-truth", tmp_path / "labels.csv",
+        "--frames", "2", "--out", tmp_path / "out",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "evaluation_report.json").read_text())
+    assert report["metrics"]["clips"] == 2
+    assert [failure["clip"] for failure in report["failures"]] == ["letter.mp4"]
+
+
+def test_without_labels_there_are_predictions_only(
+    clips: Path, detector: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(sorted(clips.parent.glob("val/real/*"))[0], folder / "a.avi")
+    evaluate("--model", detector, "--video-dir", folder, "--out", tmp_path / "out")
+    assert names(tmp_path / "out") == {
+        "evaluation_report.json", "detailed_results.csv", "report.html",
+    }  # fmt: skip
+    assert details(tmp_path / "out")[0]["probability_fake"]
+
+
+def test_a_clip_without_a_face_is_undecided_in_shards_too(
+    dataset: Path, detector: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    manifest = json.loads((copy / "extract.json").read_text())
+    lost = {"clip": "empty.mp4", "label": "real", "split": "test", "reason": "no face"}
+    manifest["failures"] = [
+        {**lost, "frames_sampled": 2},
+        {**lost, "clip": "broken.mp4", "frames_sampled": 0},
+    ]
+    (copy / "extract.json").write_text(json.dumps(manifest))
+    out = tmp_path / "out"
+    assert evaluate("--model", detector, "--data", copy, "--split", "test", "--out", out) == 0
+    verdicts = {row["video_name"]: row["verdict"] for row in details(out)}
+    assert verdicts["empty.mp4"] == "UNDECIDED"
+    assert verdicts["broken.mp4"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --video-dir"),
+        (["--data", "DATASET", "--video-dir", "x"], "either --video-dir"),
+        (["--data", "DATASET", "--ground-truth", "x.csv"], "goes with --video-dir"),
+        (["--data", "DATASET", "--split", "validation"], "splits are train, val, test"),
+        (["--video-dir", "nowhere"], "does not exist"),
+        (["--data", "DATASET", "--threshold", "3"], "decision.threshold"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence_and_2(
+    dataset: Path,
+    detector: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [str(dataset) if text == "DATASET" else text for text in arguments]
+    assert evaluate("--model", detector, *given) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_shards_for_another_detector_are_refused(
+    dataset: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(dataset, tmp_path / "other")
+    manifest = json.loads((other / "extract.json").read_text())
+    manifest["settings"]["preprocess"]["margin"] = 0.9
+    (other / "extract.json").write_text(json.dumps(manifest))
+    assert evaluate("--model", detector, "--data", other) == 2
+    assert "extract the clips with its settings" in capsys.readouterr().err

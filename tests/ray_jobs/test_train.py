@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genconvit import load_detector
+from genconvit.config import Settings
+from genconvit.data.shards import open_dataset
+from genconvit.errors import UserError
+from ray_jobs.cli import main
+from ray_jobs.output import Output
+from ray_jobs.train import settings_for, train
+from tests.conftest import small_settings
+
+pytestmark = pytest.mark.usefixtures("cluster")
+QUIET = Output(as_json=True)
+JOB = ("train.epochs=2", "train.batch_size=16", "train.num_workers=2", "train.lr=1e-3")
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on two workers."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    train(dataset, small_settings(*JOB), out, QUIET)
+    return out
+
+
+def results(run: Path) -> dict:
+    content: dict = json.loads((run / "results.json").read_text())
+    return content
+
+
+def test_a_run_leaves_what_it_promises(run: Path) -> None:
+    for name in ("best", "last"):
+        for file in ("model.safetensors", "detector.json", "README.md"):
+            assert (run / name / file).is_file()
+    for name in ("training.log", "loss_curves.png", "metric_curves.png", "settings.yaml"):
+        assert (run / name).stat().st_size > 0
+    assert len(results(run)["history"]) == 2
+    assert results(run)["finished"]
+
+
+def test_every_validation_crop_counts_once_on_two_workers(run: Path, dataset: Path) -> None:
+    info = json.loads((run / "last" / "detector.json").read_text())
+    assert info["training"]["val_crops"] == sum(open_dataset(dataset).counts["val"].values())
+
+
+def test_the_detector_judges_clips(run: Path, clips: Path) -> None:
+    clip = sorted(clips.parent.glob("test/fake/*"))[0]
+    assert load_detector(run / "best").judge(clip).probability_fake is not None
+
+
+def test_the_same_seed_gives_the_same_losses_on_two_workers(
+    run: Path, dataset: Path, tmp_path: Path
+) -> None:
+    train(dataset, small_settings(*JOB), tmp_path / "b", QUIET)
+    for one, two in zip(results(run)["history"], results(tmp_path / "b")["history"], strict=True):
+        assert one["train"] == two["train"]
+        assert one["val"] == two["val"]
+
+
+def test_a_finished_run_resumed_says_so_and_does_nothing(
+    run: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "results.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--data", str(dataset), "--resume", str(run)])
+    assert caught.value.code == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert (run / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_run_is_not_overwritten(run: Path, dataset: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        train(dataset, small_settings(*JOB), run, QUIET)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *map(str, arguments)])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_a_foreign_weights_file_is_refused_with_the_reason(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "checkpoint.pth"
+    file.write_bytes(b"weights")
+    message = refused(capsys, "--data", dataset, "--resume", file)
+    assert "no optimiser state" in message
+
+
+def test_a_run_that_is_not_there_is_named(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no run there" in refused(capsys, "--data", dataset, "--resume", "nobody")
+
+
+def test_data_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, "--data", tmp_path / "none", "--out", tmp_path / "out")
+    assert "does not exist" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_inside_a_worker_ends_with_its_sentence(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(
+        capsys, "--data", dataset, "--out", tmp_path / "out", "--preset", "nano", "--epochs", "1",
+        "--num-workers", "1", "model.backbone=convnext_nowhere",
+    )  # fmt: skip
+    assert "convnext_nowhere" in message
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("preprocess.margin=0.7",), "other preprocess settings"),
+        (("loss.classification_weight=0",), "classification_weight"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_refused(
+    dataset: Path, texts: tuple[str, ...], message: str
+) -> None:
+    job: Settings = small_settings(*texts)
+    with pytest.raises(UserError, match=message):
+        settings_for(open_dataset(dataset), job)
+
+
+def test_without_an_auxiliary_weight_the_branch_heads_are_not_built(dataset: Path) -> None:
+    job = settings_for(open_dataset(dataset), small_settings("loss.aux_weight=0"))
+    assert not job.model.aux_heads

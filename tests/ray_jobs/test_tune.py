@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from genconvit import load_detector
+from genconvit.errors import UserError
+from genconvit.overrides import resolve_settings
+from ray_jobs.cluster import Resources
+from ray_jobs.output import Output
+from ray_jobs.tune import DRIVER_CPUS, SPACE, sweep_budget, trial_settings, tune
+from tests.conftest import small_settings
+
+pytestmark = pytest.mark.usefixtures("cluster")
+QUIET = Output(as_json=True)
+
+
+@pytest.fixture(scope="module")
+def sweep(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trials of two epochs; the paths are relative, as people give them."""
+    out = tmp_path_factory.mktemp("sweeps") / "a"
+    dataset = Path(os.path.relpath(dataset))
+    settings = small_settings("train.epochs=2", "train.batch_size=16", "tune.trials=2")
+    tune(dataset, settings, out, QUIET)
+    return out
+
+
+def test_the_best_trial_is_handed_over(sweep: Path, clips: Path) -> None:
+    summary = json.loads((sweep / "sweep.json").read_text())
+    scores = [trial["best_clip_auc"] for trial in summary["trials"]]
+    assert len(scores) == 2
+    assert summary["best"]["best_clip_auc"] == max(scores)
+    clip = sorted(clips.parent.glob("test/real/*"))[0]
+    assert load_detector(sweep / "best").judge(clip).probability_fake is not None
+
+
+def test_its_settings_are_those_that_were_tried(sweep: Path) -> None:
+    best = json.loads((sweep / "sweep.json").read_text())["best"]
+    settings = resolve_settings(sweep / "best.yaml")
+    assert settings.train.lr == pytest.approx(best["config"]["train.lr"])
+    assert settings.model.dropout_rate == pytest.approx(best["config"]["model.dropout_rate"])
+    detector = load_detector(sweep / "best").info
+    assert detector.model.dropout_rate == settings.model.dropout_rate
+
+
+def test_the_trials_differ_in_every_searched_setting(sweep: Path) -> None:
+    one, two = json.loads((sweep / "sweep.json").read_text())["trials"]
+    for name in SPACE:
+        assert one["config"][name] is not None
+    assert one["config"] != two["config"]
+
+
+def test_a_sweep_leaves_the_data_the_cpus_that_its_drivers_do_not_take() -> None:
+    for cpus in (2, 3, 4, 8):
+        budget, at_once = sweep_budget(small_settings("train.num_workers=1"), Resources(cpus), 3)
+        taken = at_once * (budget.workers * budget.cpus_per_worker + DRIVER_CPUS)
+        assert taken + budget.data_cpus <= cpus
+
+
+def test_a_trial_keeps_what_is_not_searched() -> None:
+    base = small_settings("train.batch_size=7")
+    trial = trial_settings(base, {"train.lr": 0.01})
+    assert trial.train.lr == 0.01
+    assert trial.train.batch_size == 7
+    assert trial.model == base.model
+
+
+def test_a_sweep_is_not_overwritten(sweep: Path, dataset: Path) -> None:
+    with pytest.raises(UserError, match="not empty"):
+        tune(dataset, small_settings(), sweep, QUIET)
