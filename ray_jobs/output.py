@@ -23,20 +23,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from genconvit.errors import UserError
 
-RUNS = Path("runs")
+def runs_folder() -> Path:
+    """Where runs are kept that were given no folder."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        # Under `ray job submit` the current folder is a copy that Ray deletes.
+        return Path.home() / "genconvit-runs"
+    return Path("runs")
 
 
 def new_out_folder(job: str) -> Path:
-    """A folder of its own for every run of a job.
-
-    Raises:
-        UserError: Under `ray job submit` the current folder is a copy that Ray deletes.
-    """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        raise UserError("under ray job submit, give --out with a path that all nodes share.")
-    return RUNS / time.strftime(f"{job}-%Y%m%d-%H%M%S")
+    """A folder of its own for every run of a job."""
+    return runs_folder() / time.strftime(f"{job}-%Y%m%d-%H%M%S")
 
 
 class Output:

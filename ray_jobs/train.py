@@ -33,7 +33,7 @@ from genconvit.train.run_folder import (
 from ray_jobs.cluster import Budget, Resources, connected, new_mailbox, train_budget, watch
 from ray_jobs.extract import dataset_for
 from ray_jobs.options import Given
-from ray_jobs.output import RUNS, Output, new_out_folder
+from ray_jobs.output import Output, new_out_folder, runs_folder
 from ray_jobs.stream import stream
 
 
@@ -45,7 +45,7 @@ def train(
     Args:
         data: Shards, or a folder or CSV of clips, which is extracted first.
         settings: All settings.
-        out: The run's folder; by default a new one below `runs/`.
+        out: The run's folder; by default a new one in `runs_folder()`.
         output: Where to tell of it.
         resume: Continue the run in `out`.
 
@@ -97,7 +97,7 @@ def resume_run(
     Raises:
         UserError: There is no such run, or `--out` names another folder.
     """
-    run = find_run(name, RUNS)
+    run = find_run(name, runs_folder())
     if out is not None and out.resolve() != run.resolve():
         raise UserError(f"--resume continues in {run}; leave --out away.")
     settings = given.settings(base=resolve_settings(run / SETTINGS))

@@ -38,7 +38,7 @@ def test_a_job_with_bad_input_fails_and_says_why(cluster: Cluster, tmp_path: Pat
     done = submit(cluster, "ray_jobs/train.py", "--data", tmp_path / "nowhere")
     assert done.returncode != 0
     printed = done.stdout + done.stderr
-    assert "nowhere does not exist" in printed
+    assert "nowhere does not exist" in printed, printed
     assert "exit code 2" in printed
 
 
