@@ -105,8 +105,9 @@ def sweep_budget(settings: Settings, resources: Resources, trials: int) -> tuple
             more = train_budget(settings.train, resources, runs=at_once + 1)
         except UserError:
             break
-        if more.cpus_per_worker < 1:
-            break  # half-CPU workers are for machines that can hold one trial
+        # Neither half-CPU workers nor leaving the GPUs is worth another trial at once.
+        if more.cpus_per_worker < 1 or more.use_gpu != budget.use_gpu:
+            break
         budget, at_once = more, at_once + 1
     # The drivers take a little of the CPU that is left for the data; a whole one would never come.
     return replace(budget, data_cpus=min(budget.data_cpus, 0.5)), at_once

@@ -60,6 +60,11 @@ def test_a_sweep_leaves_the_data_the_cpus_that_its_drivers_do_not_take() -> None
         assert taken + budget.data_cpus <= cpus
 
 
+def test_a_sweep_stays_on_the_gpus() -> None:
+    budget, at_once = sweep_budget(small_settings("train.num_workers=1"), Resources(16, gpus=2), 4)
+    assert (budget.use_gpu, at_once) == (True, 2)
+
+
 def test_a_trial_keeps_what_is_not_searched() -> None:
     base = small_settings("train.batch_size=7")
     trial = trial_settings(base, {"train.lr": 0.01})
