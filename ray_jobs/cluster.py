@@ -15,6 +15,8 @@ from typing import Any
 # Before Ray starts its processes: they inherit this. Idle OpenMP threads that spin halve the speed
 # of small machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Ray Tune's own tables would go between our lines, and into our JSON.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # This program tells nobody what it does.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -18,7 +18,15 @@ from genconvit.checkpoint import DetectorInfo, load_network
 from genconvit.config import CLASSES, DecisionSettings, PreprocessSettings, SamplingSettings
 from genconvit.data.catalog import Clip, attach_labels, find_clips
 from genconvit.data.crops import extract_crops
-from genconvit.data.shards import MANIFEST, SPLITS, Slice, load_slice, open_dataset, plan_slices
+from genconvit.data.shards import (
+    MANIFEST,
+    ROWS_PER_GROUP,
+    SPLITS,
+    Slice,
+    load_slice,
+    open_dataset,
+    plan_slices,
+)
 from genconvit.errors import ClipError, UserError
 from genconvit.evaluate.aggregate import decide
 from genconvit.evaluate.report import EvaluatedClip, EvaluationReport, write_evaluation
@@ -168,7 +176,7 @@ class _Judging:
         scored = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": size})
-            .map_batches(_CropScorer, **{**self.scorer, "batch_size": None})
+            .map_batches(_CropScorer, **{**self.scorer, "batch_size": ROWS_PER_GROUP})
         )
         points: dict[str, list[TimelinePoint]] = defaultdict(list)
         labels: dict[str, str] = {}

@@ -239,16 +239,12 @@ def _finish(
     summary = {"trials": records, "best": best, "best_detector": str(out / "best")}
     write_json(out / "sweep.json", summary)
 
-    table = Table(
-        "trial", "clip AUC", "best epoch", "epochs", *(name.split(".")[1] for name in SPACE)
-    )
+    table = Table("trial", "clip AUC", "best epoch", "epochs", "settings")
     for record in records:
-        score = "failed" if record["failure"] else f"{record[METRIC]:.4f}"
-        values = [f"{value:.4g}" for value in record["config"].values()]
-        cells = [record["trial"], score, record["best_epoch"], record["epochs"], *values]
-        table.add_row(
-            *(str(cell) for cell in cells), style="bold green" if record is best else None
-        )
+        score = record["failure"] or f"{record[METRIC]:.4f}"
+        values = (f"{name.split('.')[1]} {value:.3g}" for name, value in record["config"].items())
+        cells = [record["trial"], score, record["best_epoch"], record["epochs"], ", ".join(values)]
+        table.add_row(*(str(cell) for cell in cells), style="bold" if record is best else None)
     output.say(table)
     output.say(
         f"Best settings: {out / 'best.yaml'} (train again with --config)\n"
