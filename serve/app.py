@@ -96,7 +96,8 @@ def _refuse_taken_port(settings: ServeSettings) -> None:
         with socket.create_server((settings.host, settings.port)):
             pass
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise UserError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose "
-            "another --port or --host."
+            f"cannot listen on {settings.host}:{settings.port} ({reason}); "
+            "choose another --port or --host."
         ) from error

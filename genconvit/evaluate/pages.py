@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,20 +19,6 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters |= {"clock": clock, "score": score, "percent": percent}
     return environment.get_template(template).render(context)
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Writes UTF-8 text beside `path`, then renames it: nobody sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(aside).chmod(0o644)  # mkstemp lets only its owner read
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def data_uri(content: bytes, media_type: str) -> str:

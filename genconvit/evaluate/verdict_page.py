@@ -10,7 +10,8 @@ from typing import Any
 
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.aggregate import frame_step, judge
-from genconvit.evaluate.pages import clock, data_uri, facts, render, score, write_aside
+from genconvit.evaluate.pages import clock, data_uri, facts, render, score
+from genconvit.files import replaced_file
 from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
 
 COLOURS, SHAPES = 6, 5
@@ -62,7 +63,8 @@ def write_verdict_page(
         facts=facts(detector_info),
         height=PLOT_HEIGHT,
     )
-    write_aside(path, page)
+    with replaced_file(path) as aside:
+        aside.write_text(page, encoding="utf-8")
 
 
 def _band(decision: DecisionSettings) -> dict[str, float]:
