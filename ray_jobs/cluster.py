@@ -27,16 +27,18 @@ import ray.tune
 
 from genconvit.config import TrainSettings
 from genconvit.errors import UserError
+from ray_jobs.output import Output
 
 Event = dict[str, Any]
 POLL_S = 0.3
 
 
 @contextmanager
-def connected(*, dashboard: bool = False) -> Iterator[Path]:
+def connected(output: Output, *, dashboard: bool = False) -> Iterator[Path]:
     """Connects to the cluster that RAY_ADDRESS or `ray job submit` names, else starts one here.
 
     Args:
+        output: Where to show that it takes a while.
         dashboard: A cluster started here gets one; Ray Tune needs it to free what a stopped trial
             held.
 
@@ -55,7 +57,8 @@ def connected(*, dashboard: bool = False) -> Iterator[Path]:
     # Without "local", Ray would look for a cluster that someone else started on this machine.
     options = {} if address else {"address": "local", "include_dashboard": dashboard}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        with output.bar("starting Ray"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if not address:
             raise

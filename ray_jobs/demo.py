@@ -39,7 +39,7 @@ def demo(data: Path | None, out: Path | None, given: Given, output: Output) -> N
     out = (out or new_out_folder("demo")).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose another --out for the demo.")
-    with connected():
+    with connected(output):
         if data is None:
             _step(output, "1. Clips")
             source = write_demo_clips(out / "clips", settings.seed)

@@ -79,7 +79,7 @@ def evaluate(
     settings = given.settings(base=info.settings())
     sampling, decision = settings.sampling, settings.decision
     out = out or new_out_folder("evaluate")
-    with connected() as ray_logs:
+    with connected(output) as ray_logs:
         judge = _Judging(model, info, sampling, decision, batch_size, output)
         if data is not None:
             output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")

@@ -67,7 +67,7 @@ def extract(source: Path, out: Path, settings: Settings, output: Output) -> dict
             + ", ".join(leaking[:5])
         )
 
-    with connected() as ray_logs, replaced_folder(out) as aside:
+    with connected(output) as ray_logs, replaced_folder(out) as aside:
         started = time.monotonic()
         output.say(f"Extracting {len(clips)} clips from {source}. Ray's logs: {ray_logs}")
         results = _run(clips, aside, settings, output)

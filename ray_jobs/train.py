@@ -67,7 +67,7 @@ def train(
         raise UserError(
             f"{out} holds a run already; continue it with --resume {out}, or choose another --out."
         )
-    with connected() as ray_logs:
+    with connected(output) as ray_logs:
         dataset = open_dataset(dataset_for(data, settings, output))
         settings = settings_for(dataset, settings)
         budget = train_budget(settings.train, Resources.of_cluster())
@@ -109,8 +109,7 @@ def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
 
     Raises:
         UserError: The dataset was extracted otherwise than asked for, lacks a class or a
-            validation split, or
-            the settings leave a part of the network without a gradient.
+            validation split, or the settings leave a part of the network without a gradient.
     """
     preprocess = settings.preprocess
     if preprocess.model_fields_set and preprocess != dataset.preprocess:
@@ -279,7 +278,7 @@ def _fit_on_ray(folder: RunFolder, dataset: FrameDataset, budget: Budget, output
                 title = f"epoch {event['epoch']} of {folder.settings.train.epochs}"
                 bar.set(event["step"], event["steps"], title)
             else:
-                output.say(epoch_line(event))
+                output.say(epoch_line(event, parts=False))
                 output.emit(event)
 
         watch(mailbox, trainer.fit, handle)

@@ -74,7 +74,7 @@ def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> di
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose another --out for the sweep.")
     # Without a dashboard Ray Tune cannot free what a stopped trial held, and later trials hang.
-    with connected(dashboard=True) as ray_logs:
+    with connected(output, dashboard=True) as ray_logs:
         dataset = open_dataset(dataset_for(data, settings, output))
         settings = settings_for(dataset, settings)
         if not all(dataset.counts["val"].get(label) for label in ("fake", "real")):

@@ -242,14 +242,19 @@ def find_run(name: str, runs: Path) -> Path:
     )
 
 
-def epoch_line(entry: dict[str, Any]) -> str:
-    """An epoch in one line, for logs and for a terminal that is none."""
+def epoch_line(entry: dict[str, Any], *, parts: bool = True) -> str:
+    """An epoch in one line.
+
+    Args:
+        entry: An epoch of the history.
+        parts: With each part of the training loss, as in the log; without, it fits a terminal.
+    """
     train, val = entry["train"], entry["val"]
     auc = "none" if val["clip_auc"] is None else f"{val['clip_auc']:.4f}"
-    parts = " ".join(f"{k} {v:.4f}" for k, v in train.items() if k != "loss")
+    best = "  best" if entry["best"] else ""
+    detail = " ".join(f"{name} {value:.4f}" for name, value in train.items() if name != "loss")
     return (
-        f"epoch {entry['epoch']}  train loss {train['loss']:.4f} ({parts})  val loss "
-        f"{val['loss']:.4f} "
-        f"clip AUC {auc} clip accuracy {val['clip_accuracy']:.3f}  lr {entry['lr']:.2e}  "
-        f"{entry['crops_per_s']:.0f} crops/s{'  best' if entry['best'] else ''}"
+        f"epoch {entry['epoch']:>3}  loss {train['loss']:.4f}{f' ({detail})' if parts else ''}  "
+        f"val loss {val['loss']:.4f}  clip AUC {auc}  accuracy {val['clip_accuracy']:.3f}  "
+        f"lr {entry['lr']:.1e}  {entry['crops_per_s']:.0f} crops/s{best}"
     )

@@ -111,6 +111,7 @@ def test_every_part_of_the_loss_is_tracked(trained: RunFolder) -> None:
     log = (trained.path / "training.log").read_text().splitlines()
     assert len(log) == 2
     assert "clip AUC" in log[0]
+    assert "vae_mse" in log[0]
 
 
 @pytest.mark.parametrize("text", ["model.dropout_rate=0.1", "train.lr=0.2", "loss.ae_weight=0.7"])
