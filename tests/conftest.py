@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -28,6 +29,10 @@ from genconvit.config import Settings
 from genconvit.data.demo import write_demo_clips
 from genconvit.models.registry import build_from_settings
 from genconvit.overrides import parse_assignment, resolve_settings
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SMALL = ("model.preset=nano", "preprocess.size=64", "sampling.frames=4")
 
