@@ -31,6 +31,7 @@ from ray_jobs.output import Output
 
 Event = dict[str, Any]
 POLL_S = 0.3
+SMALL_CLUSTER_CPUS = 4
 
 
 @contextmanager
@@ -65,7 +66,12 @@ def connected(output: Output, *, dashboard: bool = False) -> Iterator[Path]:
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address}; check or unset it."
         ) from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    if ray.cluster_resources().get("CPU", 0.0) <= SMALL_CLUSTER_CPUS:
+        # What Ray Data reserves for the light steps of a pipeline would leave one CPU of two to
+        # the step that has the work.
+        context.op_resource_reservation_enabled = False
     try:
         with _native_lines_in(_log_folder() / "genconvit-stderr.log"):
             yield _log_folder()

@@ -137,6 +137,8 @@ def _run(
     mailbox = new_mailbox()
     results: dict[str, dict[str, Any]] = {}
     blocks = min(len(order), max(64, len(order) // 16))
+    # Set first: a dataset keeps the context that it was made in.
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
     rows = ray.data.from_items(
         [{"clip": pickle.dumps(clip)} for clip in order], override_num_blocks=blocks
     ).map_batches(
@@ -150,7 +152,6 @@ def _run(
     shards = rows.repartition(target_num_rows_per_block=rows_a_shard, strict=True).map_batches(
         _write_shards, batch_size=None, batch_format="pyarrow", fn_kwargs={"folder": str(folder)}
     )
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
     with output.bar("extracting", total=len(order)) as bar:
 
         def handle(event: Event) -> None:
