@@ -68,8 +68,7 @@ def evaluate(
 
     Raises:
         UserError: Neither or both of `video_dir` and `data` are given, the shards were made for
-            another detector, or
-            every clip failed.
+            another detector, or every clip failed.
     """
     if (video_dir is None) == (data is None):
         raise UserError("give either --video-dir with clips or --data with shards.")
@@ -83,7 +82,7 @@ def evaluate(
         judge = _Judging(model, info, sampling, decision, batch_size, output)
         if data is not None:
             output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")
-            rows = judge.shards(data.resolve(), split)
+            rows = judge.shards(data, split)
         else:
             assert video_dir is not None
             clips = find_clips(video_dir)

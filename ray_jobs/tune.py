@@ -9,7 +9,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.tune
-import yaml
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter
@@ -20,9 +19,9 @@ from genconvit.checkpoint import read_info
 from genconvit.config import Settings
 from genconvit.data.shards import FrameDataset, open_dataset
 from genconvit.errors import UserError
-from genconvit.files import replaced_file, replaced_folder, write_json
+from genconvit.files import replaced_folder, write_json
 from genconvit.overrides import Assignment, resolve_settings
-from genconvit.train.run_folder import RunFolder, read_results
+from genconvit.train.run_folder import RunFolder, read_results, write_settings
 from ray_jobs.cluster import (
     Budget,
     Event,
@@ -228,8 +227,7 @@ def _finish(
     records.sort(key=lambda record: -(record[METRIC] if record[METRIC] is not None else -1.0))
     best = records[0]
     winner = trial_settings(settings, best["config"])
-    with replaced_file(out / "best.yaml") as aside:
-        aside.write_text(yaml.safe_dump(winner.model_dump(mode="json"), sort_keys=False))
+    write_settings(out / "best.yaml", winner)
     with replaced_folder(out / "best") as folder:
         for file in Path(best["detector"]).iterdir():
             (folder / file.name).write_bytes(file.read_bytes())

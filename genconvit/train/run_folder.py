@@ -104,9 +104,7 @@ class RunFolder:
     def start(self) -> None:
         """Makes the folder and writes the settings."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with replaced_file(self.path / SETTINGS) as aside:
-            text = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
-            aside.write_text(text, encoding="utf-8")
+        write_settings(self.path / SETTINGS, self.settings)
 
     def check(self) -> None:
         """Whether the run can start, or go on, in this folder with these settings and data.
@@ -195,6 +193,13 @@ class RunFolder:
                 "history": progress.history,
             },
         )
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Writes settings as a YAML file that `--config` takes."""
+    with replaced_file(path) as aside:
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+        aside.write_text(text, encoding="utf-8")
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
