@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,18 +27,32 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    came_later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that digests leave out at their default: what was made before them stays valid."""
+
+    def identity(self) -> dict[str, Any]:
+        """The settings as plain data, for a digest."""
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name not in self.came_later or value != type(self).model_fields[name].default
+        }
+
 
 class ModelSettings(Section):
     """The network (docs/architecture.md)."""
 
-    arch: Literal["v2"] = Field("v2", description="Network family.")
+    arch: Literal["v2", "original"] = Field(
+        "v2", description="Network family; original: GenConViT as published."
+    )
     preset: Literal["base", "nano"] = Field(
         "base",
-        description="base: ConvNeXt-tiny and Swin-tiny, 224 px. nano: small ones, 64 px, for CPUs.",
+        description="base: the tiny backbones of timm, 224 px. nano: smaller, 64 px, for CPUs.",
     )
     net: Literal["v2", "genconvit", "ed", "vae"] = Field(
         "v2",
-        description="v2: the fused head. genconvit: the mean of two branches. ed, vae: one.",
+        description="v2: the fused head. genconvit: the mean of two branches (arch original: of "
+        "two networks, the default there). ed, vae: one.",
     )
     attention: bool = Field(True, description="Cross-attention between the two branches.")
     residual: bool = Field(True, description="Add the attention's output to its query tokens.")
@@ -95,8 +109,26 @@ class ModelSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset_first(cls, values: Any) -> Any:
-        preset = values.get("preset", "base") if isinstance(values, dict) else None
-        return {**PRESETS[preset], **values} if preset in PRESETS else values
+        if not isinstance(values, dict):
+            return values
+        presets = PRESETS.get(values.get("arch", "v2"), {})
+        return {**presets.get(values.get("preset", "base"), {}), **values}
+
+    @model_validator(mode="after")
+    def _fits_the_arch(self) -> ModelSettings:
+        if self.arch == "v2":
+            return self
+        if self.net == "v2":
+            raise ValueError(f"net v2 belongs to arch v2; arch {self.arch} has genconvit, ed, vae")
+        for name in V2_ONLY:
+            if getattr(self, name) != type(self).model_fields[name].get_default(
+                call_default_factory=True, validated_data={}
+            ):
+                raise ValueError(
+                    f"{name} is a setting of arch v2, and arch {self.arch} has no such part; "
+                    f"leave model.{name} out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> ModelSettings:
@@ -120,14 +152,21 @@ class PreprocessSettings(Section):
         le=2.0,
         description="Border around the face box, as a share of its longer side.",
     )
+    shape: Literal["square", "tight"] = Field(
+        "square",
+        description="square: a square around the face. tight: its box, stretched to a square, as "
+        "the published networks were trained.",
+    )
     size: int = Field(224, ge=32, le=1024, description="Side of a crop, pixels.")
     jpeg_quality: int = Field(
         95, ge=50, le=100, description="Quality of the JPEG that each crop goes through."
     )
 
+    came_later = frozenset({"shape"})
+
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any of these settings does."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self.identity(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -139,6 +178,12 @@ class SamplingSettings(Section):
     max_frames: int | None = Field(
         None, ge=1, le=1_000_000, description="At most this many frames a clip."
     )
+    spacing: Literal["middle", "linspace"] = Field(
+        "middle",
+        description="Of frames: the middles of equal parts, or from the first frame to the last.",
+    )
+
+    came_later = frozenset({"spacing"})
 
     @model_validator(mode="before")
     @classmethod
@@ -196,7 +241,12 @@ class LossSettings(Section):
     ae_weight: float = Field(
         0.1, ge=0.0, le=100.0, description="Autoencoder's reconstruction error."
     )
-    vae_weight: float = Field(0.1, ge=0.0, le=100.0, description="Variational autoencoder's loss.")
+    vae_weight: float = Field(
+        0.1,
+        ge=0.0,
+        le=100.0,
+        description="Variational autoencoder's loss; 1 unless given with model.arch=original.",
+    )
     vae_beta: float = Field(
         1.0, ge=0.0, le=100.0, description="KL divergence inside the variational loss."
     )
@@ -243,10 +293,22 @@ class TrainSettings(Section):
 class DecisionSettings(Section):
     """From the scores of a clip's crops to a verdict."""
 
+    aggregation: Literal["mean", "original"] = Field(
+        "mean",
+        description="mean: mean P(fake) of the crops. original: as published, with 15 frames: mean "
+        "sigmoids, the larger wins, no face is FAKE; the threshold is 0.5 then, without a band.",
+    )
     threshold: float = Field(0.5, gt=0.0, lt=1.0, description="P(fake) above it is FAKE.")
     undecided_margin: float = Field(
         0.05, ge=0.0, lt=0.5, description="Nearer to the threshold is UNDECIDED."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _original_has_no_band(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("aggregation") == "original":
+            return {**values, "threshold": 0.5, "undecided_margin": 0.0}
+        return values
 
 
 class TuneSettings(Section):
@@ -284,23 +346,52 @@ class Settings(Section):
     tune: TuneSettings = Field(default_factory=TuneSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_the_arch(cls, values: Any) -> Any:
+        model = values.get("model") if isinstance(values, dict) else None
+        arch = model.get("arch") if isinstance(model, dict) else None
+        if arch != "original" or not isinstance(values.get("loss", {}), dict):
+            return values
+        return {**values, "loss": {"vae_weight": 1.0, **values.get("loss", {})}}
 
-PRESETS: dict[str, dict[str, Any]] = {
+
+ORIGINAL_SAMPLING = SamplingSettings(frames=15, spacing="linspace")
+"""The frames that the aggregation `original` looks at, unless others are asked for."""
+
+V2_ONLY = (
+    "attention",
+    "residual",
+    "fusion",
+    "backbone_fusion",
+    "backbone_input",
+    "ae_latent",
+    "vae_latent",
+    "dropout_rate",
+    "token_dim",
+    "attention_heads",
+    "aux_heads",
+    "embedder",
+    "embedder_kwargs",
+)
+"""What only the network `v2` has."""
+
+_NANO_CONVNEXT: dict[str, Any] = {
+    "drop_path_rate": 0.0,
+    "backbone": "convnext_atto",
+    "backbone_kwargs": {"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 128], "ls_init_value": 0.1},
+}
+
+_V2_PRESETS: dict[str, dict[str, Any]] = {
     "base": {},
     "nano": {
+        **_NANO_CONVNEXT,
         "image_size": 64,
         "ae_latent": 64,
         "vae_latent": 64,
         "autoencoder_channels": [8, 16, 32, 48, 48],
         "token_dim": 128,
         "attention_heads": 4,
-        "drop_path_rate": 0.0,
-        "backbone": "convnext_atto",
-        "backbone_kwargs": {
-            "depths": [1, 1, 2, 1],
-            "dims": [16, 32, 64, 128],
-            "ls_init_value": 0.1,
-        },
         "embedder_kwargs": {
             "embed_dim": 16,
             "depths": [1, 1, 2, 1],
@@ -309,4 +400,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""What each preset changes in `model`; everything else keeps its default."""
+
+_ORIGINAL: dict[str, Any] = {
+    "net": "genconvit",
+    "autoencoder_channels": [16, 32, 64, 128, 256],
+    "drop_path_rate": 0.0,
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "v2": _V2_PRESETS,
+    "original": {
+        "base": _ORIGINAL,
+        "nano": {
+            **_ORIGINAL,
+            **_NANO_CONVNEXT,
+            "image_size": 64,
+            "autoencoder_channels": [4, 8, 16, 32, 64],
+        },
+    },
+}
+"""What each preset of an architecture changes in `model`; the rest keeps its default."""

@@ -1,6 +1,9 @@
-"""The loss of all networks (docs/architecture.md)."""
+"""The losses of all networks (docs/architecture.md)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,32 +13,31 @@ from genconvit.errors import UserError
 from genconvit.models.autoencoder import unnormalize
 from genconvit.models.output import NetworkOutput
 
+CrossEntropy: TypeAlias = Callable[[Tensor], Tensor]
+"""Logits (B, 2) to the mean cross entropy of the batch."""
+
 
 def compute_losses(
     output: NetworkOutput,
     images_BCHW: Tensor,
     labels_B: Tensor,
     loss: LossSettings,
-    net: str,
+    model: ModelSettings,
     class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss and its parts, from what one forward pass gave.
-
-    loss = classification_weight * CE + ae_weight * MSE(ED)
-    + vae_weight * (MSE(VAE) + vae_beta * KL) + aux_weight * (CE(ED) + CE(VAE)); a part that the
-    network does not have is 0.
 
     Args:
         output: What the network returned for `images_BCHW`.
         images_BCHW: The normalised images (B, 3, S, S) that it saw.
         labels_B: (B,) int64, 0 fake and 1 real.
         loss: The weights.
-        net: `model.net`; the auxiliary part counts for `v2` only.
+        model: Which network it is.
         class_weights: (2,) weights of the classes in the cross entropies.
 
     Returns:
-        Scalars: `loss`, and unweighted those of `classification`, `ae`, `vae_mse`, `kl` and `aux`
-        that exist.
+        Scalars: `loss`, and its parts unweighted, as far as the network has them: those of
+        `v2_losses` or `original_losses`. `classification` is the cross entropy of the verdict.
     """
 
     def cross_entropy(logits_BK: Tensor) -> Tensor:
@@ -45,7 +47,24 @@ def compute_losses(
         )
         return losses_B.mean()
 
-    target_BCHW = unnormalize(images_BCHW.float())
+    losses_of = original_losses if model.arch == "original" else v2_losses
+    return losses_of(output, images_BCHW.float(), cross_entropy, loss, model.net)
+
+
+def v2_losses(
+    output: NetworkOutput,
+    images_BCHW: Tensor,
+    cross_entropy: CrossEntropy,
+    loss: LossSettings,
+    net: str,
+) -> dict[str, Tensor]:
+    """Parts `classification`, `ae`, `vae_mse`, `kl` and `aux` of
+
+    loss = classification_weight * CE + ae_weight * MSE(ED)
+    + vae_weight * (MSE(VAE) + vae_beta * KL) + aux_weight * (CE(ED) + CE(VAE)); a part that the
+    network does not have is 0, and the last counts for `net` v2 only.
+    """
+    target_BCHW = unnormalize(images_BCHW)
     parts = {"classification": cross_entropy(output.logits)}
     total = loss.classification_weight * parts["classification"]
     if output.ed_reconstruction is not None:
@@ -62,6 +81,36 @@ def compute_losses(
     if net == "v2" and output.ed_logits is not None and output.vae_logits is not None:
         parts["aux"] = cross_entropy(output.ed_logits) + cross_entropy(output.vae_logits)
         total = total + loss.aux_weight * parts["aux"]
+    return {"loss": total, **parts}
+
+
+def original_losses(
+    output: NetworkOutput,
+    images_BCHW: Tensor,
+    cross_entropy: CrossEntropy,
+    loss: LossSettings,
+    net: str,
+) -> dict[str, Tensor]:
+    """Parts `classification`, `ed_classification`, `vae_classification` and `vae_mse` of
+
+    loss = classification_weight * CE (+ vae_weight * MSE(VAE)), as published: of the ED network
+    only the verdict is trained, and no network has a KL term. With `net` genconvit the loss is the
+    sum of both networks' own, so that each learns what it would learn alone; the cross entropy of
+    their mean is `classification`, which is not trained.
+    """
+    parts = {"classification": cross_entropy(output.logits)}
+    trained = parts["classification"]
+    if output.ed_logits is not None and output.vae_logits is not None:
+        parts["ed_classification"] = cross_entropy(output.ed_logits)
+        parts["vae_classification"] = cross_entropy(output.vae_logits)
+        trained = parts["ed_classification"] + parts["vae_classification"]
+    total = loss.classification_weight * trained
+    if output.vae_reconstruction is not None:
+        decoded_BCHW = F.interpolate(
+            output.vae_reconstruction.float(), size=images_BCHW.shape[-2:], mode="bilinear"
+        )
+        parts["vae_mse"] = F.mse_loss(decoded_BCHW, images_BCHW)
+        total = total + loss.vae_weight * parts["vae_mse"]
     return {"loss": total, **parts}
 
 
@@ -87,7 +136,7 @@ def check_trainable(model: ModelSettings, loss: LossSettings) -> None:
             "loss.classification_weight=0 leaves the head of the verdict without a gradient; "
             "give it a weight above 0."
         )
-    if model.net == "v2" and model.aux_heads and loss.aux_weight == 0:
+    if model.arch == "v2" and model.net == "v2" and model.aux_heads and loss.aux_weight == 0:
         raise UserError(
             "loss.aux_weight=0 leaves the branches' own heads without a gradient; "
             "set model.aux_heads=false too or give it a weight above 0."

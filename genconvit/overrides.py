@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from genconvit.config import ModelSettings, Settings
+from genconvit.config import ORIGINAL_SAMPLING, ModelSettings, Settings
 from genconvit.errors import UserError
 
 
@@ -69,12 +69,14 @@ def resolve_settings(
         find_field(name, origins[name])
         _put(tree, name, value)
     _latest_sampling_wins(tree, from_file)
+    _original_brings_its_sampling(tree, from_file)
     from_line: dict[str, Any] = {}
     for item in assignments:
         from_line[item.name] = _parse_value(item.value, find_field(item.name, item.origin))
         origins[item.name] = item.origin
         _put(tree, item.name, from_line[item.name])
     _latest_sampling_wins(tree, from_line)
+    _original_brings_its_sampling(tree, from_line)
     return _validate(tree, origins)
 
 
@@ -202,6 +204,13 @@ def _latest_sampling_wins(tree: dict[str, Any], given: dict[str, Any]) -> None:
     for name, other in (pair, pair[::-1]):
         if given.get(f"sampling.{name}") is not None and f"sampling.{other}" not in given:
             tree["sampling"].pop(other, None)
+
+
+def _original_brings_its_sampling(tree: dict[str, Any], given: dict[str, Any]) -> None:
+    """The published aggregation looks at the published frames, where none are asked for with it."""
+    chosen = given.get("decision.aggregation") == "original"
+    if chosen and not any(name.startswith("sampling.") for name in given):
+        tree["sampling"] = ORIGINAL_SAMPLING.model_dump()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genconvit.config import Settings
+from genconvit.config import ORIGINAL_SAMPLING, SamplingSettings, Settings
 from genconvit.errors import UserError
 from genconvit.overrides import (
     Assignment,
@@ -135,3 +135,43 @@ def test_the_shipped_files_hold_valid_settings(path: Path) -> None:
 def test_python_keywords_get_the_same_errors() -> None:
     with pytest.raises(UserError, match=r"model\.attention "):
         model_settings(atention=False)
+
+
+def test_the_published_aggregation_brings_its_frames_unless_others_are_asked_for() -> None:
+    assert resolve("decision.aggregation=original").sampling == ORIGINAL_SAMPLING
+    chosen = resolve("decision.aggregation=original", "sampling.frames=7").sampling
+    assert chosen == SamplingSettings(frames=7)
+    every = resolve("sampling.frame_interval=3", "decision.aggregation=original").sampling
+    assert every.frame_interval == 3
+
+
+def test_the_published_aggregation_overrules_the_frames_of_a_detector() -> None:
+    base = resolve("sampling.frames=32")
+    given = [parse_assignment("decision.aggregation=original")]
+    assert resolve_settings(assignments=given, base=base).sampling == ORIGINAL_SAMPLING
+    assert resolve_settings(base=base).sampling == SamplingSettings(frames=32)
+
+
+def test_original_has_its_own_defaults() -> None:
+    settings = resolve("model.arch=original")
+    assert settings.model.net == "genconvit"
+    assert settings.model.autoencoder_channels == (16, 32, 64, 128, 256)
+    assert settings.loss.vae_weight == 1.0
+    assert resolve("model.arch=original", "loss.vae_weight=0.5").loss.vae_weight == 0.5
+    assert resolve("model.arch=v2").loss.vae_weight == 0.1
+    again = resolve_settings(base=settings)
+    assert again == settings
+
+
+def test_what_only_v2_has_is_refused_with_original() -> None:
+    with pytest.raises(UserError, match="attention is a setting of arch v2"):
+        resolve("model.arch=original", "model.attention=false")
+
+
+def test_digests_leave_out_what_came_later_at_its_default() -> None:
+    settings = resolve("preprocess.size=64", "sampling.frames=4")
+    assert settings.preprocess.fingerprint() == "a248b5319a30"  # as version 1 had it
+    assert "spacing" not in settings.sampling.identity()
+    other = resolve("preprocess.size=64", "preprocess.shape=tight").preprocess
+    assert other.fingerprint() != "a248b5319a30"
+    assert resolve("sampling.spacing=linspace").sampling.identity()["spacing"] == "linspace"

@@ -35,9 +35,10 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
     """Loads each weight file of `path` into the backbone that it fits.
 
     Args:
-        backbones: "backbone" and "embedder" to their timm models.
+        backbones: "backbone" and "embedder", or one of them, to their timm models.
         path: A .safetensors or .pth file, or a folder of them. Keys are timm's or the original
-            authors', bare or behind `backbone.` or `embedder.`. A classifier in it is left out.
+            authors', bare or behind `backbone.` or `embedder.`. A classifier that the model does
+            not have is left out, and so is a file for a backbone that is not asked for.
 
     Raises:
         UserError: There is no such file, or one that fits neither backbone.
@@ -52,17 +53,18 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
     source: dict[str, Path] = {}
     for file in files:
         state = _read(file)
-        for role, backbone in backbones.items():
-            part = _part_of(role, state)
-            if part.keys().isdisjoint(_FIRST_KEYS[role]):
+        parts = {role: _part_of(role, state) for role in _FIRST_KEYS}
+        roles = [r for r, part in parts.items() if not part.keys().isdisjoint(_FIRST_KEYS[r])]
+        for role in roles:
+            if role not in backbones:
                 continue
             if role in source:
                 raise UserError(
                     f"{source[role]} and {file} both fit model.{role}; keep one of them."
                 )
-            _load(role, backbone, part, file)
+            _load(role, backbones[role], parts[role], file)
             source[role] = file
-        if file not in source.values():
+        if not roles:
             raise UserError(
                 f"{file} fits neither model.backbone (stem.0.weight is missing) nor model.embedder "
                 f"(patch_embed.proj.weight is missing); give weights of these timm models."

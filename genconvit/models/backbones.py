@@ -18,6 +18,8 @@ from genconvit.models.backbone_weights import hub_arguments, load_weights
 
 Swin: TypeAlias = SwinTransformer | SwinTransformerV2
 
+IMAGENET_CLASSES = 1000
+
 # timm's modules by role. Others (swin_transformer_v2_cr) lay their maps out differently.
 _MODULES = {"backbone": ["convnext"], "embedder": ["swin_transformer", "swin_transformer_v2"]}
 _FAMILIES = {"backbone": "ConvNeXt", "embedder": "Swin"}
@@ -31,12 +33,28 @@ def build_backbones(model: ModelSettings) -> tuple[ConvNeXt, Swin]:
     Raises:
         UserError: A name, keyword argument or weight file does not fit, or the hub does not answer.
     """
-    size = {"img_size": model.image_size}
-    backbone = _build("backbone", model.backbone, model.backbone_kwargs, {}, model)
-    embedder = _build("embedder", model.embedder, model.embedder_kwargs, size, model)
+    headless = {"num_classes": 0}
+    swin = {**headless, "img_size": model.image_size}
+    backbone = _build("backbone", model.backbone, model.backbone_kwargs, headless, model)
+    embedder = _build("embedder", model.embedder, model.embedder_kwargs, swin, model)
+    if isinstance(backbone.head, NormMlpClassifierHead):
+        backbone.head.pre_logits = nn.Identity()  # the larger ConvNeXts have a layer there
     if model.weights is not None:
         load_weights({"backbone": backbone, "embedder": embedder}, model.weights)
     return backbone, embedder
+
+
+def build_classifier(model: ModelSettings) -> ConvNeXt:
+    """The ConvNeXt `model.backbone` with ImageNet's head of 1000 classes, and its weights.
+
+    Raises:
+        UserError: A name, keyword argument or weight file does not fit, or the hub does not answer.
+    """
+    head = {"num_classes": IMAGENET_CLASSES}
+    backbone = _build("backbone", model.backbone, model.backbone_kwargs, head, model)
+    if model.weights is not None:
+        load_weights({"backbone": backbone}, model.weights)
+    return backbone
 
 
 def convnext_map(backbone: ConvNeXt, images_BCHW: Tensor) -> Tensor:
@@ -63,7 +81,7 @@ def _build(
             f"model.{role}={name!r} is no {_FAMILIES[role]} of timm's; the nearest names are "
             f"{near}."
         )
-    fixed = {**fixed, "num_classes": 0, "in_chans": 3, "drop_path_rate": model.drop_path_rate}
+    fixed = {**fixed, "in_chans": 3, "drop_path_rate": model.drop_path_rate}
     for key in sorted(fixed.keys() & kwargs.keys()):
         if kwargs[key] != fixed[key]:
             raise UserError(
@@ -80,8 +98,6 @@ def _build(
             f"correct model.{role}_kwargs."
         ) from error
     _check(role, backbone)
-    if isinstance(backbone.head, NormMlpClassifierHead):
-        backbone.head.pre_logits = nn.Identity()  # the larger ConvNeXts have a layer there
     return backbone
 
 

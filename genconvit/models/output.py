@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from genconvit.errors import UserError
+
 
 @dataclass
 class NetworkOutput:
@@ -13,12 +15,12 @@ class NetworkOutput:
 
     Attributes:
         logits: (B, 2), in the order of `genconvit.config.CLASSES`.
-        ed_logits: (B, 2), from the autoencoder branch's own head, trained beside the fused one.
+        ed_logits: (B, 2), of the autoencoder branch alone, where both branches have a head.
         vae_logits: (B, 2), the same of the variational branch.
         ed_reconstruction: (B, 3, S, S) in [0, 1].
-        vae_reconstruction: (B, 3, S, S) in [0, 1].
-        mu: (B, vae_latent), mean of the latent's posterior.
-        logvar: (B, vae_latent), logarithm of its variance.
+        vae_reconstruction: (B, 3, S, S) in [0, 1]; of `original` (B, 3, S/2, S/2), normalised.
+        mu: (B, Z), mean of the latent's posterior.
+        logvar: (B, Z), logarithm of its variance.
     """
 
     logits: Tensor
@@ -28,3 +30,16 @@ class NetworkOutput:
     vae_reconstruction: Tensor | None = None
     mu: Tensor | None = None
     logvar: Tensor | None = None
+
+
+def check_images(images_BCHW: Tensor, size: int) -> None:
+    """Refuses images that a network was not built for.
+
+    Raises:
+        UserError: They are not of shape (B, 3, size, size).
+    """
+    if images_BCHW.shape[1:] != (3, size, size):
+        raise UserError(
+            f"the network takes images of shape (B, 3, {size}, {size}), "
+            f"not {tuple(images_BCHW.shape)}; resize them or set model.image_size."
+        )

@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from genconvit.config import ModelSettings
+from genconvit.models.original import Original
 from genconvit.models.v2 import V2
 from genconvit.overrides import model_settings
 
-BUILDERS: dict[str, Callable[[ModelSettings], nn.Module]] = {"v2": V2}
+BUILDERS: dict[str, Callable[[ModelSettings], nn.Module]] = {"v2": V2, "original": Original}
 
 
 def build_from_settings(model: ModelSettings) -> nn.Module:
@@ -32,7 +33,8 @@ def build_network(arch: str = "v2", *, preset: str = "base", **switches: Any) ->
         **switches: Any setting of `genconvit.config.ModelSettings`.
 
     Returns:
-        A module from normalised images (B, 3, S, S) to a `NetworkOutput`.
+        A module from normalised images (B, 3, S, S) to a `NetworkOutput`; with the keyword
+        `verdict_only` it does no more than the verdict needs.
 
     Raises:
         UserError: A switch does not exist, is out of range, or does not fit the others.

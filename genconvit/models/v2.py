@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from genconvit.config import CLASSES, ModelSettings
-from genconvit.errors import UserError
 from genconvit.models.autoencoder import Autoencoder, normalize
 from genconvit.models.backbones import build_backbones, convnext_map, swin_map
 from genconvit.models.fusion import BackboneFusion, BranchAttention, BranchFusion
-from genconvit.models.output import NetworkOutput
+from genconvit.models.output import NetworkOutput, check_images
 from genconvit.models.vae import VariationalAutoencoder
 
 
@@ -53,39 +52,44 @@ class V2(nn.Module):
             for name in branches:
                 self.branch_heads[name] = _build_head(dim, model.dropout_rate)
 
-    def forward(self, images_BCHW: Tensor) -> NetworkOutput:
+    def forward(self, images_BCHW: Tensor, *, verdict_only: bool = False) -> NetworkOutput:
         """One pass over ImageNet-normalised float images (B, 3, S, S), S = `model.image_size`.
+
+        Args:
+            images_BCHW: The images.
+            verdict_only: Computes only what the verdict rests on, with the VAE's mean: `logits`,
+                and those of both branches with `net` genconvit.
 
         Raises:
             UserError: The images have another size.
         """
-        if images_BCHW.shape[1:] != (3, self.image_size, self.image_size):
-            raise UserError(
-                f"the network takes images of shape (B, 3, {self.image_size}, {self.image_size}), "
-                f"not {tuple(images_BCHW.shape)}; resize them or set model.image_size."
-            )
+        check_images(images_BCHW, self.image_size)
         reconstructions: dict[str, Tensor] = {}
         mu = logvar = None
         if self.ed is not None:
             reconstructions["ed"] = self.ed(images_BCHW)
-        if self.vae is not None:
+        if self.vae is not None and verdict_only:
+            reconstructions["vae"] = self.vae.reconstruct(images_BCHW)
+        elif self.vae is not None:
             reconstructions["vae"], mu, logvar = self.vae(images_BCHW)
 
         tokens = self._branch_tokens(images_BCHW, reconstructions)
+        if self.fusion is not None and verdict_only:
+            return NetworkOutput(logits=self._fuse(tokens["ed"], tokens["vae"]))
         branch_logits = {
             name: head(tokens[name].mean(dim=1)) for name, head in self.branch_heads.items()
         }
         output = NetworkOutput(
             logits=self._fuse(tokens["ed"], tokens["vae"])
             if self.fusion is not None
-            else torch.stack(list(branch_logits.values())).mean(dim=0),
-            ed_reconstruction=reconstructions.get("ed"),
-            vae_reconstruction=reconstructions.get("vae"),
-            mu=mu,
-            logvar=logvar,
+            else torch.stack(list(branch_logits.values())).mean(dim=0)
         )
-        if self.fusion is not None:
-            output.ed_logits, output.vae_logits = branch_logits.get("ed"), branch_logits.get("vae")
+        if len(branch_logits) == 2:
+            output.ed_logits, output.vae_logits = branch_logits["ed"], branch_logits["vae"]
+        if not verdict_only:
+            output.ed_reconstruction = reconstructions.get("ed")
+            output.vae_reconstruction = reconstructions.get("vae")
+            output.mu, output.logvar = mu, logvar
         return output
 
     def _branch_tokens(
@@ -96,9 +100,10 @@ class V2(nn.Module):
         if self.sees_image:
             views.append(images_BCHW)
         stacked = torch.cat(views)
-        tokens = self.backbone_fusion(
+        fused_VBTD = self.backbone_fusion(
             convnext_map(self.backbone, stacked), swin_map(self.embedder, stacked)
-        ).chunk(len(views))
+        ).unflatten(0, (len(views), -1))
+        tokens = fused_VBTD.unbind()
         image = [tokens[-1]] if self.sees_image else []
         return {
             name: self.projection[name](torch.cat([*image, own], dim=-1))

@@ -34,3 +34,8 @@ class VariationalAutoencoder(nn.Module):
         if self.training:
             z_BZ = mu_BZ + torch.randn_like(mu_BZ) * torch.exp(0.5 * logvar_BZ)
         return self.decoder(z_BZ), mu_BZ, logvar_BZ
+
+    def reconstruct(self, images_BCHW: Tensor) -> Tensor:
+        """The reconstruction (B, 3, S, S) of the mean alone: what a verdict needs."""
+        reconstruction: Tensor = self.decoder(self.mu(self.encoder(images_BCHW)))
+        return reconstruction

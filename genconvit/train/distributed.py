@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 T = TypeVar("T")
 
@@ -33,6 +34,15 @@ def gather_from_workers(item: T) -> list[T]:
     items: list[T | None] = [None] * world
     dist.all_gather_object(items, item)
     return items  # type: ignore[return-value]
+
+
+def share_batch_statistics(network: nn.Module) -> None:
+    """Gives every worker the first one's running statistics, so that all validate one network."""
+    if rank_and_world()[1] > 1:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, src=0)
 
 
 def seed_everything(seed: int, epoch: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from genconvit.config import LossSettings, Settings
+from genconvit.config import LossSettings, ModelSettings, Settings
 from genconvit.data.augment import build_augmentation
 from genconvit.data.tensors import to_images
 from genconvit.errors import UserError
@@ -23,6 +23,7 @@ from genconvit.train.distributed import (
     gather_from_workers,
     rank_and_world,
     seed_everything,
+    share_batch_statistics,
     sum_over_workers,
 )
 from genconvit.train.optim import build_optimizer, build_scheduler
@@ -87,7 +88,7 @@ def fit(
     distributed = wrap(network)
     augmentation = build_augmentation(settings.augment).to(device)
     weights = class_weights(data.class_counts).to(device) if settings.train.class_balance else None
-    step = Step(settings.loss, settings.model.net, weights, settings.train.clip_grad)
+    step = Step(settings.loss, settings.model, weights, settings.train.clip_grad)
     first = rank_and_world()[0] == 0
 
     for epoch in range(progress.epoch + 1, settings.train.epochs + 1):
@@ -102,6 +103,7 @@ def fit(
         )
         train = train_epoch(distributed, batches, step, optimizer, augmentation, device)
         _refuse_nan(train["loss"], epoch)
+        share_batch_statistics(network)
         val = validate(network, data.validate(), step, device)
         _refuse_nan(val["loss"], epoch)
         seconds = time.monotonic() - started
@@ -130,7 +132,7 @@ class Step:
     """What a training and a validation step share."""
 
     loss: LossSettings
-    net: str
+    model: ModelSettings
     class_weights: Tensor | None
     clip_grad: float
 
@@ -139,7 +141,7 @@ class Step:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and the parts of the loss, from one forward pass."""
         output = network(x_BCHW)
-        parts = compute_losses(output, x_BCHW, labels_B, self.loss, self.net, self.class_weights)
+        parts = compute_losses(output, x_BCHW, labels_B, self.loss, self.model, self.class_weights)
         return output.logits, parts
 
 

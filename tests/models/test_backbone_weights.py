@@ -18,7 +18,7 @@ from genconvit.config import PRESETS
 from genconvit.errors import UserError
 from genconvit.models.registry import build_network
 
-NANO = PRESETS["nano"]
+NANO = PRESETS["v2"]["nano"]
 
 
 def timm_model(role: str, **kwargs: Any) -> nn.Module:
@@ -158,3 +158,13 @@ def test_cached_hub_weights_are_used_without_the_hub(
         loaded = weights_of(network, role)
         same = [k for k in loaded if "position_bias" not in k]
         assert all(torch.equal(loaded[k], source[k]) for k in same)
+
+
+def test_loaded_weights_survive_in_both_published_networks(tmp_path: Path) -> None:
+    source = timm_model("backbone").state_dict()
+    save_file(source, tmp_path / "convnext.safetensors")
+    network = build_network("original", preset="nano", weights=tmp_path / "convnext.safetensors")
+    for role in ("ed.backbone", "vae.backbone"):
+        loaded = weights_of(network, role)
+        assert loaded.keys() == source.keys()  # with the classifier of 1000 classes
+        assert all(torch.equal(loaded[k], source[k]) for k in loaded)

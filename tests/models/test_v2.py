@@ -15,6 +15,7 @@ from genconvit.losses import check_trainable, compute_losses
 from genconvit.models.autoencoder import normalize
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
+from tests.models.liveness import dead_parameters, images
 
 TINY: dict[str, Any] = {
     "preset": "nano",
@@ -42,29 +43,13 @@ def combinations(switches: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(switches, v, strict=True)) for v in itertools.product(*switches.values())]
 
 
-def images(batch: int = 4, size: int = 64) -> Tensor:
-    return normalize(torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)))
-
-
-def dead_parameters(network: nn.Module, net: str, loss: LossSettings, size: int = 64) -> list[str]:
-    """Names of the parameters that one backward pass leaves without a gradient."""
-    network.train()
-    x, labels = images(size=size), torch.tensor([0, 1, 0, 1])
-    compute_losses(network(x), x, labels, loss, net)["loss"].backward()
-    return [
-        name
-        for name, p in network.named_parameters()
-        if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() <= 1e-12
-    ]
-
-
 @pytest.mark.parametrize("switches", combinations(FUSED) + combinations(SINGLE), ids=str)
 def test_every_parameter_learns(switches: dict[str, Any]) -> None:
     torch.manual_seed(0)
     loss = LossSettings(aux_weight=0.1 if switches.get("aux_heads", True) else 0.0)
     model = ModelSettings(**TINY, **switches)
     check_trainable(model, loss)
-    assert dead_parameters(build_from_settings(model), model.net, loss) == []
+    assert dead_parameters(build_from_settings(model), model, loss) == []
 
 
 @pytest.mark.parametrize("loss", [{"ae_weight": 0, "vae_weight": 0}, {"vae_beta": 0}])
@@ -74,20 +59,20 @@ def test_accepted_loss_weights_leave_nothing_dead(net: str, loss: dict[str, floa
     settings = LossSettings(**loss)
     model = ModelSettings(**TINY, net=net)
     check_trainable(model, settings)
-    assert dead_parameters(build_from_settings(model), net, settings) == []
+    assert dead_parameters(build_from_settings(model), model, settings) == []
 
 
 @pytest.mark.parametrize("net", ["v2", "genconvit", "ed", "vae"])
 def test_refused_loss_weights_would_leave_something_dead(net: str) -> None:
     model, loss = ModelSettings(**TINY, net=net), LossSettings(classification_weight=0)
-    assert dead_parameters(build_from_settings(model), net, loss)
+    assert dead_parameters(build_from_settings(model), model, loss)
     with pytest.raises(UserError, match="classification_weight"):
         check_trainable(model, loss)
 
 
 def test_untrained_branch_heads_are_refused() -> None:
     model, loss = ModelSettings(**TINY), LossSettings(aux_weight=0)
-    dead = dead_parameters(build_from_settings(model), "v2", loss)
+    dead = dead_parameters(build_from_settings(model), model, loss)
     assert dead
     assert all(name.startswith("branch_heads.") for name in dead)
     with pytest.raises(UserError, match=r"aux_heads=false"):
@@ -109,19 +94,19 @@ def test_untrained_branch_heads_are_refused() -> None:
 def test_other_backbones_and_sizes_learn(switches: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = ModelSettings(**{**TINY, **switches})
-    network = build_from_settings(model)
-    assert dead_parameters(network, "v2", LossSettings(), model.image_size) == []
+    assert dead_parameters(build_from_settings(model), model, LossSettings()) == []
 
 
 def test_swin_v2_learns_from_the_second_step() -> None:
     """timm starts its blocks' last norms at 0, so that the first step moves only those."""
     torch.manual_seed(0)
-    network = build_network(**{**TINY, "embedder": "swinv2_tiny_window8_256"})
-    dead = dead_parameters(network, "v2", LossSettings())
+    model = ModelSettings(**{**TINY, "embedder": "swinv2_tiny_window8_256"})
+    network = build_from_settings(model)
+    dead = dead_parameters(network, model, LossSettings())
     assert all(".blocks." in name for name in dead)
     torch.optim.AdamW(network.parameters(), lr=1e-3).step()
     network.zero_grad()
-    assert dead_parameters(network, "v2", LossSettings()) == []
+    assert dead_parameters(network, model, LossSettings()) == []
 
 
 def test_presets_stay_within_their_size() -> None:
@@ -201,7 +186,7 @@ def test_backbones_see_all_views_once_and_reconstructions_normalised() -> None:
         network.get_submodule(name).register_forward_hook(lambda *_, n=name: runs.append(n))
     with torch.no_grad():
         output = network(x)
-        ce = compute_losses(output, x, torch.tensor([0, 1]), LossSettings(), "v2")
+        ce = compute_losses(output, x, torch.tensor([0, 1]), LossSettings(), ModelSettings())
     assert ce["loss"].isfinite()
     assert runs == ["ed", "vae"]
     for calls in seen.values():
@@ -232,3 +217,35 @@ def test_dropout_rate_reaches_every_head() -> None:
 def test_another_image_size_is_refused() -> None:
     with pytest.raises(UserError, match="image_size"):
         build_network(**TINY)(images(2, 96))
+
+
+@pytest.mark.parametrize("net", ["v2", "genconvit", "ed", "vae"])
+def test_a_verdict_takes_no_more_than_it_needs(net: str) -> None:
+    network, x = build_network(**TINY, net=net).eval(), images(2)
+    with torch.no_grad():
+        full = network(x)
+        called: list[str] = []
+        for name, module in network.named_modules():
+            module.register_forward_hook(lambda *_, n=name: called.append(n))
+        verdict = network(x, verdict_only=True)
+    assert torch.equal(verdict.logits, full.logits)
+    assert (verdict.vae_reconstruction, verdict.mu, verdict.logvar) == (None, None, None)
+    assert "vae.logvar" not in called
+    assert called.count("backbone.stem") == called.count("embedder.patch_embed") == 1
+    assert bool([n for n in called if n.startswith("branch_heads")]) == (net != "v2")
+    if net == "genconvit":
+        assert torch.equal(verdict.ed_logits, full.ed_logits)
+        assert torch.equal(verdict.vae_logits, full.vae_logits)
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(64, 4), (224, 49)])
+def test_the_branches_attend_over_whole_maps(size: int, tokens: int) -> None:
+    """With one key the softmax is always 1, and rounding gives query and key a gradient still."""
+    network = build_network(**TINY, image_size=size)
+    seen: list[tuple[int, ...]] = []
+    for branch in ("ed", "vae"):
+        network.get_submodule(f"attention.{branch}").register_forward_pre_hook(
+            lambda _, args: seen.extend(tuple(x.shape) for x in args)
+        )
+    network(images(2, size))
+    assert seen == [(2, tokens, TINY["token_dim"])] * 4

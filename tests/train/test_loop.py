@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from genconvit.checkpoint import load_network
-from genconvit.config import LossSettings, Settings
+from genconvit.config import LossSettings, ModelSettings, Settings
 from genconvit.errors import UserError
 from genconvit.losses import compute_losses
+from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
 from genconvit.overrides import parse_assignment, resolve_settings
-from genconvit.train.loop import Batch, Data, Step, class_weights, fit, validate
+from genconvit.train.loop import Batch, Data, Step, class_weights, fit, train_epoch, validate
+from genconvit.train.optim import build_optimizer
 from genconvit.train.run_folder import RunFolder, read_results
 
 CPU = torch.device("cpu")
@@ -98,7 +102,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     best = results["history"][results["best_epoch"] - 1]
     network, info = load_network(folder.best)
     assert info.training["epoch"] == results["best_epoch"]
-    step = Step(job.loss, "v2", class_weights((8, 8)), 1.0)
+    step = Step(job.loss, job.model, class_weights((8, 8)), 1.0)
     val = validate(network, data().validate(), step, CPU)
     assert val["classification"] == pytest.approx(best["val"]["classification"], rel=1e-6)
     assert results["epochs"] - results["best_epoch"] <= 2
@@ -143,7 +147,9 @@ def test_rare_classes_weigh_more() -> None:
 
 def gradients(network: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor) -> None:
     weights = class_weights((10, 6))
-    losses = compute_losses(network(x_BCHW), x_BCHW, labels_B, LossSettings(), "v2", weights)
+    losses = compute_losses(
+        network(x_BCHW), x_BCHW, labels_B, LossSettings(), ModelSettings(), weights
+    )
     losses["loss"].backward()
 
 
@@ -174,3 +180,47 @@ def test_two_workers_have_the_gradients_of_one(tmp_path: Path) -> None:
         one = parameter.grad
         assert one is not None
         assert (one - two[name]).norm() <= 1e-4 * one.norm(), name
+
+
+def test_a_training_step_runs_each_part_once(trained: RunFolder) -> None:
+    """The loss takes what the forward pass gave: a second pass would draw other noise."""
+    job = trained.settings
+    network = build_from_settings(job.model)
+    runs: list[str] = []
+    for name in ("", "ed", "vae", "backbone.stem", "embedder.patch_embed", "head"):
+        network.get_submodule(name).register_forward_hook(lambda *_, n=name: runs.append(n))
+    step = Step(job.loss, job.model, None, 1.0)
+    optimizer = build_optimizer(network, job.train)
+    train_epoch(network, batches(crops(16), 8), step, optimizer, torch.nn.Identity(), CPU)
+    assert Counter(runs).keys() >= {"", "ed", "vae"}
+    assert set(Counter(runs).values()) == {2}  # batches
+
+
+class Brightness(torch.nn.Module):
+    """Takes dark crops for fake."""
+
+    def forward(self, x_BCHW: torch.Tensor) -> NetworkOutput:
+        score_B = x_BCHW.mean(dim=(1, 2, 3))
+        return NetworkOutput(logits=torch.stack([-score_B, score_B], dim=1))
+
+
+@pytest.mark.parametrize(("dark", "right"), [(0, 1.0), (1, 0.0)])
+def test_accuracy_and_auc_are_those_of_the_clips(dark: int, right: float) -> None:
+    """Three clips of 1, 2 and 5 crops; whoever mixes up the classes gets the opposite."""
+    label = np.repeat([dark, 1 - dark, dark], [1, 2, 5])
+    image = np.where(label == dark, 20, 230).astype(np.uint8)[:, None, None, None]
+    image = np.broadcast_to(image, (8, 64, 64, 3)).copy()
+    rows = {"image": image, "label": label, "video_id": np.repeat(["a", "b", "c"], [1, 2, 5])}
+    step = Step(LossSettings(), ModelSettings(net="ed"), None, 1.0)
+    val = validate(Brightness(), batches(rows, 3), step, CPU)
+    assert [val[name] for name in ("clip_accuracy", "clip_auc", "frame_auc")] == [right] * 3
+    rows["label"] = np.array([dark, 1 - dark, 1 - dark, *[1 - dark] * 5])  # the third is misjudged
+    val = validate(Brightness(), batches(rows, 3), step, CPU)
+    assert val["clip_accuracy"] == pytest.approx(abs(right - 1 / 3))
+
+
+def test_a_resumed_run_does_not_begin_anew(trained: RunFolder, tmp_path: Path) -> None:
+    """One that did would end alike, only later."""
+    folder = run(Path(shutil.copytree(trained.path, tmp_path / "h")), settings("train.epochs=3"))
+    log = (folder.path / "training.log").read_text().splitlines()
+    assert [line.split()[:2] for line in log] == [["epoch", str(n)] for n in (1, 2, 3)]
