@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from genconvit.checkpoint import DetectorInfo, load_network
-from genconvit.config import DecisionSettings, SamplingSettings
+from genconvit.config import ORIGINAL_SAMPLING, DecisionSettings, SamplingSettings
 from genconvit.data.crops import ClipCrops, decode_crop, extract_crops
 from genconvit.data.tensors import to_images
 from genconvit.errors import UserError
-from genconvit.evaluate.aggregate import decide
+from genconvit.evaluate.aggregate import crop_probability, decide
 from genconvit.models.autoencoder import normalize
 from genconvit.verdict import TimelinePoint, Verdict
 
@@ -48,8 +48,9 @@ class Detector:
 
         Args:
             clip: Path of a file.
-            sampling: Which frames to look at; by default those of the training.
-            decision: Threshold and undecided band; by default the detector's own.
+            sampling: Which frames to look at; by default the detector's, or the published ones
+                where `decision` asks for the published aggregation.
+            decision: Aggregation, threshold and undecided band; by default the detector's own.
 
         Raises:
             ClipError: The file cannot be read as a clip or image.
@@ -68,7 +69,10 @@ class Detector:
         Raises:
             ClipError: The file cannot be read as a clip or image.
         """
-        found = extract_crops(Path(clip), self.info.preprocess, sampling or self.info.sampling)
+        if sampling is None:
+            published = decision is not None and decision.aggregation == "original"
+            sampling = ORIGINAL_SAMPLING if published else self.info.sampling
+        found = extract_crops(Path(clip), self.info.preprocess, sampling)
         return self.judge_crops(str(clip), found, decision)
 
     def judge_crops(
@@ -80,55 +84,74 @@ class Detector:
         batch_size: int = CROPS_A_PASS,
     ) -> tuple[Verdict, list[bytes]]:
         """Judges a clip whose crops are ready; returns the crops in the timeline's order."""
+        decision = decision or self.info.decision
         crops = sorted(found.crops, key=lambda crop: (crop.frame_index, crop.track))
         size = self.info.model.image_size
-        scores: list[float] = []
+        timeline: list[TimelinePoint] = []
         for start in range(0, len(crops), batch_size):
-            images = [decode_crop(crop.jpeg, size) for crop in crops[start : start + batch_size]]
-            scores += self.score(np.stack(images), batch_size).tolist()
-        timeline = [
-            TimelinePoint(
-                time_s=round(crop.time_s, 3),
-                frame_index=crop.frame_index,
-                track=crop.track,
-                box=crop.box,
-                probability_fake=score,
-            )
-            for crop, score in zip(crops, scores, strict=True)
-        ]
-        verdict = decide(name, timeline, found.frames_sampled, decision or self.info.decision)
+            batch = crops[start : start + batch_size]
+            logits_BRK = self.logits(np.stack([decode_crop(c.jpeg, size) for c in batch]))
+            for crop, rows_RK in zip(batch, logits_BRK, strict=True):
+                where = (crop.frame_index, crop.time_s, crop.track, crop.box)
+                timeline.append(self.point(*where, rows_RK, decision))
+        verdict = decide(name, timeline, found.frames_sampled, decision)
         return verdict, [crop.jpeg for crop in crops]
 
+    def point(
+        self,
+        frame_index: int,
+        time_s: float,
+        track: int,
+        box: tuple[int, int, int, int],
+        logits_RK: np.ndarray,
+        decision: DecisionSettings,
+    ) -> TimelinePoint:
+        """A crop's place in its clip and its logits (R, 2) as a point of the timeline."""
+        calibration = self.info.calibration
+        temperature = calibration.temperature if calibration else 1.0
+        p_fake, sigmoids = crop_probability(logits_RK, decision, temperature)
+        return TimelinePoint(
+            time_s=round(time_s, 3),
+            frame_index=frame_index,
+            track=track,
+            box=box,
+            probability_fake=p_fake,
+            sigmoids=sigmoids,
+        )
+
     @torch.inference_mode()
-    def score(self, crops_BHWC: np.ndarray, batch_size: int = CROPS_A_PASS) -> np.ndarray:
-        """P(fake) of decoded crops.
+    def logits(self, crops_BHWC: np.ndarray, batch_size: int = CROPS_A_PASS) -> np.ndarray:
+        """Logits of decoded crops, from no more work than the verdict needs.
 
         Args:
             crops_BHWC: uint8 RGB (B, S, S, 3), S the network's image size.
             batch_size: Crops a pass through the network.
 
         Returns:
-            float64 (B,).
+            float64 (B, R, 2), in the order (fake, real). R is 2 with `net` genconvit, whose
+            verdict is the mean of the ED and the VAE row, and else 1.
         """
-        scores = [np.empty(0)]
+        passes = [np.empty((0, 1, 2))]
         for start in range(0, len(crops_BHWC), batch_size):
             images = to_images(crops_BHWC[start : start + batch_size], self.device)
-            logits = self.network(normalize(images)).logits
-            scores.append(logits.double().softmax(dim=1)[:, 0].cpu().numpy())
-        return np.concatenate(scores)
+            output = self.network(normalize(images), verdict_only=True)
+            both = output.ed_logits is not None and output.vae_logits is not None
+            rows = [output.ed_logits, output.vae_logits] if both else [output.logits]
+            passes.append(torch.stack(rows, dim=1).double().cpu().numpy())
+        return np.concatenate(passes[1:] or passes)
 
 
 def load_detector(path: str | Path, device: str = "auto") -> Detector:
     """Loads a detector's folder, ready to judge.
 
     Args:
-        path: The folder, such as `RUN/best`.
+        path: The folder, such as `RUN/best`, or a URL, such as `s3://bucket/detector`.
         device: `cpu`, `cuda`, or `auto` for CUDA where there is one.
 
     Raises:
         UserError: It is no detector, is damaged, or there is no such device.
     """
-    network, info = load_network(Path(path))
+    network, info = load_network(path)
     target = pick_device(device)
     return Detector(network.to(target), info, target)
 

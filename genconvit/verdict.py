@@ -19,6 +19,12 @@ class TimelinePoint(BaseModel):
         description="Face box x0, y0, x1, y1 in pixels of the frame."
     )
     probability_fake: float = Field(ge=0.0, le=1.0)
+    sigmoids: tuple[float, float] | None = Field(
+        None,
+        exclude_if=lambda pair: pair is None,
+        description="Aggregation `original` only: sigmoids of the fake and the real logit, the "
+        "mean where two networks judge.",
+    )
 
 
 class TrackSummary(BaseModel):
@@ -41,7 +47,7 @@ class Verdict(BaseModel):
     clip: str = Field(description="The clip as it was named in the request.")
     verdict: Literal["FAKE", "REAL", "UNDECIDED"]
     probability_fake: float | None = Field(
-        ge=0.0, le=1.0, description="None where no face was found."
+        ge=0.0, le=1.0, description="None where no face was found (0.5 with `original`)."
     )
     reason: str = Field(description="One sentence.")
     frames_sampled: int = Field(description="Frames that were looked at.")

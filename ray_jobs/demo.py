@@ -54,7 +54,7 @@ def demo(data: Path | None, out: Path | None, given: Given, output: Output) -> N
         split = "test" if all(open_dataset(out / "shards").counts["test"].values()) else "val"
         _step(output, f"4. Evaluate on the {split} split")
         evaluate(
-            detector,
+            str(detector),
             Given(None, []),
             output,
             data=out / "shards",
@@ -69,7 +69,7 @@ def demo(data: Path | None, out: Path | None, given: Given, output: Output) -> N
         if clip.split == split and clip.name not in failed
     ]
     chosen = [path for label in ("real", "fake") for path in _first(clips, label)]
-    predict(detector, chosen, Given(None, []), out, "auto", output)
+    predict(str(detector), chosen, Given(None, []), out, "auto", output)
     _step(output, "Done")
     output.say(
         f"{time.monotonic() - started:.0f} s. Everything is in {out}:\n"

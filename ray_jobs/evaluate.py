@@ -33,6 +33,7 @@ from genconvit.evaluate.report import EvaluatedClip, EvaluationReport, write_eva
 from genconvit.evaluate.terminal import metrics_table
 from genconvit.files import read_json
 from genconvit.predict import load_detector
+from genconvit.storage import absolute
 from genconvit.verdict import TimelinePoint, Verdict
 from ray_jobs.cluster import connected
 from ray_jobs.options import Given
@@ -42,7 +43,7 @@ SHARD_COLUMNS = ("label", "video_id", "frame_index", "time_s", "track", "box")
 
 
 def evaluate(
-    model: Path,
+    model: str,
     given: Given,
     output: Output,
     *,
@@ -56,7 +57,7 @@ def evaluate(
     """Judges many clips and writes metrics, figures and a page.
 
     Args:
-        model: The detector's folder.
+        model: The detector's folder or URL.
         given: `sampling` and `decision` overrule those of the detector.
         output: Where to tell of it.
         video_dir: Folder or CSV of clips.
@@ -79,7 +80,7 @@ def evaluate(
     sampling, decision = settings.sampling, settings.decision
     out = out or new_out_folder("evaluate")
     with connected(output) as ray_logs:
-        judge = _Judging(model, info, sampling, decision, batch_size, output)
+        judge = Judging(model, info, sampling, decision, batch_size, output)
         if data is not None:
             output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")
             rows = judge.shards(data, split)
@@ -97,7 +98,7 @@ def evaluate(
     words = [str(word) for pair in source.items() if pair[1] for word in pair]
     words += ["--split", split] if data is not None else []
     overrides = [f"{item.name}={item.value}" for item in given.assignments]
-    command = shlex.join(["genconvit", "evaluate", "--model", str(model), *words, *overrides])
+    command = shlex.join(["genconvit", "evaluate", "--model", model, *words, *overrides])
     report = write_evaluation(
         out, rows, info.summary(), decision, command, _notes(info, video_dir, data, split)
     )
@@ -105,12 +106,21 @@ def evaluate(
     return report
 
 
-class _Judging:
-    """One evaluation: what every clip of it is judged with."""
+class Judging:
+    """What every clip of an evaluation is judged with.
+
+    Args:
+        model: The detector's folder or URL.
+        info: Its description.
+        sampling: Which frames of a clip.
+        decision: From scores to a verdict.
+        batch_size: Crops a pass through the network.
+        output: Where to show how far it is.
+    """
 
     def __init__(
         self,
-        model: Path,
+        model: str,
         info: DetectorInfo,
         sampling: SamplingSettings,
         decision: DecisionSettings,
@@ -124,7 +134,7 @@ class _Judging:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         # A scorer on the CPU mostly waits for crops: it takes no CPU from those who make them.
         self.scorer: dict[str, Any] = {
-            "fn_constructor_kwargs": {"model": str(model.resolve()), "batch_size": batch_size},
+            "fn_constructor_kwargs": {"model": absolute(model), "batch_size": batch_size},
             "batch_size": 1,
             "num_cpus": 0,
             "num_gpus": 1 if gpus else 0,
@@ -175,21 +185,17 @@ class _Judging:
         scored = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": size})
-            .map_batches(_CropScorer, **{**self.scorer, "batch_size": ROWS_PER_GROUP})
+            .map_batches(
+                _CropScorer,
+                **{**self.scorer, "batch_size": ROWS_PER_GROUP},
+                fn_kwargs={"decision": self.decision},
+            )
         )
         points: dict[str, list[TimelinePoint]] = defaultdict(list)
         labels: dict[str, str] = {}
         for row in self._shown(scored, sum(rows.rows for rows in slices)):
             labels[row["video_id"]] = CLASSES[int(row["label"])]
-            points[row["video_id"]].append(
-                TimelinePoint(
-                    time_s=round(float(row["time_s"]), 3),
-                    frame_index=int(row["frame_index"]),
-                    track=int(row["track"]),
-                    box=tuple(int(edge) for edge in row["box"]),
-                    probability_fake=float(row["probability_fake"]),
-                )
-            )
+            points[row["video_id"]].append(TimelinePoint.model_validate_json(row["point"]))
         rows = []
         for name in sorted(points):
             timeline = sorted(points[name], key=lambda point: (point.frame_index, point.track))
@@ -261,10 +267,19 @@ class _CropScorer:
         self.detector = load_detector(model)
         self.batch_size = batch_size
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Replaces the images by P(fake)."""
-        images = batch.pop("image")
-        return {**batch, "probability_fake": self.detector.score(images, self.batch_size)}
+    def __call__(self, batch: dict[str, Any], decision: DecisionSettings) -> dict[str, Any]:
+        """A point of a timeline for each crop."""
+        logits_BRK = self.detector.logits(batch["image"], self.batch_size)
+        columns = (batch["frame_index"], batch["time_s"], batch["track"], batch["box"].tolist())
+        points = [
+            self.detector.point(
+                int(frame), float(time_s), int(track), (x0, y0, x1, y1), rows_RK, decision
+            ).model_dump_json()
+            for frame, time_s, track, (x0, y0, x1, y1), rows_RK in zip(
+                *columns, logits_BRK, strict=True
+            )
+        ]
+        return {"video_id": batch["video_id"], "label": batch["label"], "point": points}
 
 
 def _notes(info: DetectorInfo, video_dir: Path | None, data: Path | None, split: str) -> list[str]:
@@ -273,7 +288,7 @@ def _notes(info: DetectorInfo, video_dir: Path | None, data: Path | None, split:
     notes = [
         f"Judged by the crops in {data}, split {split}: frames without a face are not counted."
     ]
-    if split != "test" and open_dataset(data).digest == info.training.get("data_digest"):
+    if split != "test" and open_dataset(data).digest == info.data_digest:
         what = "was trained on this split" if split == "train" else "was chosen by this split"
         notes.append(f"This detector {what}, so these figures flatter it.")
     return notes

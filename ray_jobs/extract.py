@@ -242,7 +242,7 @@ def find_split_clips(source: Path, split: SplitSettings) -> list[Clip]:
 def _request_digest(clips: list[Clip], settings: Settings) -> str:
     """Changes when a clip, its file or a setting that matters here does."""
     listing = [[repr(clip), *_stamp(clip.path)] for clip in sorted(clips, key=lambda c: c.name)]
-    text = json.dumps([listing, settings.preprocess.fingerprint(), settings.sampling.model_dump()])
+    text = json.dumps([listing, settings.preprocess.fingerprint(), settings.sampling.identity()])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -16,12 +16,12 @@ PAGE = "verdict.html"
 
 
 def predict(
-    model: Path, inputs: list[str], given: Given, out: Path | None, device: str, output: Output
+    model: str, inputs: list[str], given: Given, out: Path | None, device: str, output: Output
 ) -> None:
     """Judges clips and images; prints each verdict as it comes, and writes an HTML page.
 
     Args:
-        model: The detector's folder.
+        model: The detector's folder or URL.
         inputs: Files and folders.
         given: `sampling` and `decision` overrule those of the detector.
         out: Folder for the page; none is written without it.

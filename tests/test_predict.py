@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from genconvit import build_network, load_detector
 from genconvit.config import SamplingSettings
@@ -39,14 +40,15 @@ def test_crops_are_scored_as_they_would_be_from_shards(judge: Detector, clip: Pa
     verdict, jpegs = judge.judge_with_crops(clip)
     stored = extract_crops(clip, judge.info.preprocess, judge.info.sampling)
     assert jpegs == [crop.jpeg for crop in stored.crops]
-    scores = judge.score(np.stack([decode_crop(jpeg, 64) for jpeg in jpegs]))
+    logits = torch.from_numpy(judge.logits(np.stack([decode_crop(jpeg, 64) for jpeg in jpegs])))
+    scores = logits.mean(dim=1).softmax(dim=1)[:, 0]
     expected = [point.probability_fake for point in verdict.timeline]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
 def test_the_size_of_a_pass_does_not_change_the_scores(judge: Detector) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    np.testing.assert_allclose(judge.score(crops, 2), judge.score(crops, 5), atol=1e-6)
+    np.testing.assert_allclose(judge.logits(crops, 2), judge.logits(crops, 5), atol=1e-5)
 
 
 def test_the_asked_frames_are_looked_at(judge: Detector, clip: Path) -> None:
@@ -75,8 +77,6 @@ def test_all_of_many_faces_are_judged(judge: Detector, shared: Path) -> None:
 
 
 def test_cuda_where_there_is_none_is_refused(detector: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UserError, match="no CUDA GPU"):

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genconvit.config import PreprocessSettings, SamplingSettings
-from genconvit.data.crops import decode_crop
+from genconvit.data.crops import ClipCrops, Crop, decode_crop
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_file
 
@@ -203,3 +203,26 @@ def _cut(order: Sequence[RowGroup], start: int, stop: int) -> list[Slice]:
             slices.append(Slice(group.path, group.index, first, last))
         position += group.rows
     return slices
+
+
+def read_clips(dataset: FrameDataset, split: str, clips: int) -> dict[str, ClipCrops]:
+    """The stored crops of the first clips of a split, by name.
+
+    Frames without a face are not in the shards, so they are not counted.
+
+    Raises:
+        UserError: The split is empty.
+    """
+    columns = ["video_id", "image", "frame_index", "time_s", "track", "box", "face_score"]
+    found: dict[str, list[Crop]] = {}
+    for group in dataset.row_groups(split):
+        with pq.ParquetFile(group.path, memory_map=True) as file:
+            rows = file.read_row_group(group.index, columns=columns).to_pylist()
+        for row in rows:
+            name, jpeg, box = row.pop("video_id"), row.pop("image"), tuple(row.pop("box"))
+            found.setdefault(name, []).append(Crop(jpeg=jpeg, box=box, **row))
+        if len(found) > clips:  # the last clip may go on in the next row group
+            break
+    chosen = {name: found[name] for name in list(found)[:clips]}
+    frames = {name: len({crop.frame_index for crop in crops}) for name, crops in chosen.items()}
+    return {name: ClipCrops(chosen[name], frames[name], frames[name]) for name in chosen}

@@ -56,6 +56,20 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
+def linspaced(total: int, count: int) -> list[int]:
+    """`count` indices from the first of range(total) to its last, or all of a shorter one.
+
+    Args:
+        total: Length of the range.
+        count: How many are wanted.
+
+    Returns:
+        min(total, count) indices, distinct and ascending.
+    """
+    count = min(total, count)
+    return np.linspace(0, total - 1, count).astype(int).tolist() if count else []
+
+
 def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Frame]:
     """Decode a clip from its start and give the sampled frames, in order.
 
@@ -65,8 +79,9 @@ def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Fram
 
     Args:
         path: Video, or still image: a clip of one frame.
-        sampling: Which frames. `frames` are evenly spaced, `frame_interval` begins with frame 0,
-            and `max_frames` then keeps fewer evenly spaced ones, or the first ones.
+        sampling: Which frames. `frames` are evenly spaced, as `spacing` says, `frame_interval`
+            begins with frame 0, and `max_frames` then keeps fewer evenly spaced ones, or the first
+            ones.
 
     Yields:
         Frames; at least one.
@@ -130,7 +145,8 @@ def _plan(sampling: SamplingSettings, total: int) -> tuple[Callable[[int], bool]
     if sampling.frame_interval is not None:
         interval = sampling.frame_interval
         return lambda index: index % interval == 0, (cap - 1) * interval
-    indices = evenly_spaced(total, min(sampling.frames or total, cap))
+    spaced = linspaced if sampling.spacing == "linspace" else evenly_spaced
+    indices = spaced(total, min(sampling.frames or total, cap))
     return set(indices).__contains__, indices[-1] if indices else -1
 
 

@@ -6,6 +6,10 @@ from itertools import groupby, pairwise
 from statistics import fmean, median
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
 from genconvit.config import DecisionSettings
 from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
 
@@ -19,35 +23,39 @@ def decide(
 
     Args:
         clip: Name of the clip as the user gave it.
-        points: One point a crop, in any order. Empty where no face was found.
+        points: One point a crop, in any order, scored for `decision`. Empty where no face was
+            found.
         frames_sampled: Frames that were looked at, with or without a face.
-        decision: Threshold and margin.
+        decision: Aggregation, threshold and margin.
 
     Returns:
         The verdict, its timeline ordered by frame, then track. Its reason says so where one person
         of the clip would be FAKE and another REAL.
     """
     timeline = sorted(points, key=lambda point: (point.frame_index, point.track))
-    tracks = _summaries(timeline)
+    tracks = _summaries(timeline, decision)
     seen = len({point.frame_index for point in timeline})
+    p_fake: float | None
+    word: Word
     if not timeline:
-        word: Word = "UNDECIDED"
-        p_fake = None
-        reason = f"no face was found in {_count(frames_sampled, 'sampled frame')}"
+        p_fake, word, reason = _without_face(frames_sampled, decision)
     else:
-        p_fake = clip_probability(timeline)
-        word = judge(p_fake, decision)
-        if word == "UNDECIDED":
+        p_fake, word = judge_points(timeline, decision)
+        people = "1 person" if len(tracks) == 1 else f"{len(tracks)} people"
+        basis = (
+            f"over {_count(len(timeline), 'face')} "
+            f"in {seen} of {_count(frames_sampled, 'frame')}; {people}"
+        )
+        if decision.aggregation == "original":
+            for_fake, for_real = mean_sigmoids(timeline)
+            reason = f"mean sigmoids {for_fake:.2f} fake and {for_real:.2f} real {basis}"
+        elif word == "UNDECIDED":
             reason = (
                 f"P(fake) {p_fake:.2f} is within {decision.undecided_margin:.2f} "
                 f"of the threshold {decision.threshold:.2f}"
             )
         else:
-            people = "1 person" if len(tracks) == 1 else f"{len(tracks)} people"
-            reason = (
-                f"mean P(fake) {p_fake:.2f} over {_count(len(timeline), 'face')} "
-                f"in {seen} of {_count(frames_sampled, 'frame')}; {people}"
-            )
+            reason = f"mean P(fake) {p_fake:.2f} {basis}"
         reason += _disagreement(tracks, decision)
     return Verdict(
         clip=clip,
@@ -61,18 +69,56 @@ def decide(
     )
 
 
+def crop_probability(
+    rows_RK: NDArray[np.float64], decision: DecisionSettings, temperature: float = 1.0
+) -> tuple[float, tuple[float, float] | None]:
+    """P(fake) of one crop, and with `original` the sigmoids behind it.
+
+    Args:
+        rows_RK: Logits (R, 2) of the R networks that judge together.
+        decision: `mean`: softmax of the mean logits. `original`: each row's sigmoids, averaged.
+        temperature: Divides the logits before the softmax.
+    """
+    if decision.aggregation == "original":
+        for_fake, for_real = (float(x) for x in expit(rows_RK).mean(axis=0))
+        return _larger_of(for_fake, for_real), (for_fake, for_real)
+    fake, real = rows_RK.mean(axis=0) / temperature
+    return float(expit(fake - real)), None
+
+
+def judge_points(points: list[TimelinePoint], decision: DecisionSettings) -> tuple[float, Word]:
+    """P(fake) of a clip or track, and its word. `points` is not empty.
+
+    `mean`: the mean over all crops, against threshold and margin. `original`: the mean sigmoids
+    over all crops and networks; the larger wins, and P(fake) is that of fake where it does, else 1
+    minus that of real.
+    """
+    if decision.aggregation == "original":
+        for_fake, for_real = mean_sigmoids(points)
+        word: Word = "FAKE" if for_fake > for_real else "REAL"
+        return _larger_of(for_fake, for_real), word
+    p_fake = fmean(point.probability_fake for point in points)
+    return p_fake, judge(p_fake, decision)
+
+
+def mean_sigmoids(points: list[TimelinePoint]) -> tuple[float, float]:
+    """Mean sigmoids (fake, real) of crops that were scored for the aggregation `original`."""
+    pairs = [point.sigmoids for point in points if point.sigmoids is not None]
+    return fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)
+
+
 def judge(p_fake: float, decision: DecisionSettings) -> Word:
-    """The word for one score: FAKE above the margin, REAL below it, else UNDECIDED."""
+    """The word for one score: FAKE above the margin, REAL below it, else UNDECIDED.
+
+    `original` knows no doubt: FAKE above 0.5, else REAL.
+    """
+    if decision.aggregation == "original":
+        return "FAKE" if p_fake > 0.5 else "REAL"
     if p_fake > decision.threshold + decision.undecided_margin:
         return "FAKE"
     if p_fake < decision.threshold - decision.undecided_margin:
         return "REAL"
     return "UNDECIDED"
-
-
-def clip_probability(points: list[TimelinePoint]) -> float:
-    """P(fake) of a clip: the mean over all its crops. `points` is not empty."""
-    return fmean(point.probability_fake for point in points)
 
 
 def frame_step(timeline: list[TimelinePoint]) -> float | None:
@@ -84,7 +130,20 @@ def frame_step(timeline: list[TimelinePoint]) -> float | None:
     return median(later - earlier for earlier, later in pairwise(times)) if times[1:] else None
 
 
-def _summaries(timeline: list[TimelinePoint]) -> list[TrackSummary]:
+def _without_face(
+    frames_sampled: int, decision: DecisionSettings
+) -> tuple[float | None, Word, str]:
+    reason = f"no face was found in {_count(frames_sampled, 'sampled frame')}"
+    if decision.aggregation == "original":
+        return 0.5, "FAKE", reason + ", which the aggregation original counts as FAKE at 0.5"
+    return None, "UNDECIDED", reason
+
+
+def _larger_of(for_fake: float, for_real: float) -> float:
+    return for_fake if for_fake > for_real else 1 - for_real
+
+
+def _summaries(timeline: list[TimelinePoint], decision: DecisionSettings) -> list[TrackSummary]:
     by_track = sorted(timeline, key=lambda point: point.track)  # stable: frames stay in order
     summaries = []
     for track, group in groupby(by_track, key=lambda point: point.track):
@@ -95,7 +154,7 @@ def _summaries(timeline: list[TimelinePoint]) -> list[TrackSummary]:
                 first_s=points[0].time_s,
                 last_s=points[-1].time_s,
                 crops=len(points),
-                probability_fake=clip_probability(points),
+                probability_fake=judge_points(points, decision)[0],
             )
         )
     return summaries

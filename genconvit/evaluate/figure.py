@@ -27,7 +27,8 @@ def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 def style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """Gives axes the common look."""
-    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
+    # Titles may be names from a user: a dollar sign in one is no formula.
+    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10, parse_math=False)
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     axes.tick_params(colors=INK, labelsize=9)

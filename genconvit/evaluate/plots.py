@@ -47,7 +47,7 @@ def evaluation_figures(
     if not verdicts:
         return []
     metrics = clip_metrics(labels, verdicts)
-    figures = [_confusion(metrics), _predictions(metrics)]
+    figures = [confusion_figure(metrics), _predictions(metrics)]
     is_fake, p_fake = clip_scores(labels, verdicts)
     if p_fake.size:
         figures.append(_confidence(is_fake, p_fake, decision))
@@ -70,7 +70,8 @@ def training_curves(out: Path, history: list[dict[str, Any]]) -> list[Path]:
     Returns:
         The files written; a figure without a single value is left out.
     """
-    losses = ("loss", "classification", "ae", "vae_mse", "kl", "aux")
+    losses = ["loss", "classification", "ae", "vae_mse", "kl", "aux"]
+    losses += ["ed_classification", "vae_classification"]  # arch original
     paths = []
     panels = [name for name in losses if _has(history, "train", name) or _has(history, "val", name)]
     if panels:
@@ -83,10 +84,11 @@ def training_curves(out: Path, history: list[dict[str, Any]]) -> list[Path]:
     return paths
 
 
-def _confusion(metrics: ClipMetrics) -> Figure:
+def confusion_figure(metrics: ClipMetrics, title: str = "Confusion matrix") -> Figure:
+    """Clips by true label and verdict, with their shares of the label."""
     counts = np.array([[metrics.confusion[label][word] for word in VERDICTS] for label in CLASSES])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = new_figure("Confusion matrix", "Verdict", "True label")
+    figure, axes = new_figure(title, "Verdict", "True label")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(VERDICTS)), VERDICTS)
     axes.set_yticks(range(len(CLASSES)), CLASSES)
@@ -138,7 +140,8 @@ def _confidence(
             label=f"{label} ({chosen.sum()})",
         )
     low, high = (decision.threshold + side * decision.undecided_margin for side in (-1, 1))
-    axes.axvspan(low, high, color=COLOURS["undecided"], alpha=0.2, lw=0, label="undecided")
+    if low < high:
+        axes.axvspan(low, high, color=COLOURS["undecided"], alpha=0.2, lw=0, label="undecided")
     axes.axvline(decision.threshold, color=INK, linestyle=":", linewidth=1.2, label="threshold")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

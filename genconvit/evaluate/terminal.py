@@ -82,7 +82,9 @@ def verdict_panel(verdict: Verdict, decision: DecisionSettings) -> RenderableTyp
     head = Text(f"{MARKS[verdict.verdict]} {verdict.verdict}", style=f"bold {style}")
     if verdict.probability_fake is not None:
         head.append(f"  P(fake) {score(verdict.probability_fake)}", style="not bold default")
-    parts: list[RenderableType] = [head, Text(verdict.reason)]
+    # Wrapped even where the console is told not to wrap: a panel would cut the end off.
+    reason = Text(verdict.reason, no_wrap=False, overflow="fold")
+    parts: list[RenderableType] = [head, reason]
     if verdict.timeline:
         parts += ["", Timeline(verdict, decision)]
     return Panel(

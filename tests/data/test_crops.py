@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genconvit.config import PreprocessSettings, SamplingSettings
-from genconvit.data.crops import crop_face, decode_crop, encode_crop, extract_crops
+from genconvit.data.crops import crop_box, crop_face, decode_crop, encode_crop, extract_crops
 from genconvit.data.faces import Face
 from genconvit.errors import ClipError
 
@@ -139,3 +139,41 @@ def test_faces_in_a_street_are_several_tracks(shared: Path) -> None:
     assert found.frames_with_face == 8
     assert (lengths >= 4).sum() >= 3
     assert len(found.crops) >= 24
+
+
+def test_a_tight_crop_is_the_box_alone_stretched_to_a_square() -> None:
+    crop = crop_box(gradient(), Face((60, 40, 80, 80), 1.0), margin=0.0, size=20)
+    expected = cv2.resize(gradient()[40:80, 60:80], (20, 20), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(crop, expected)
+
+
+def test_a_tight_crop_ends_at_the_frame() -> None:
+    crop = crop_box(gradient(), Face((-20, -10, 40, 30), 1.0), margin=0.5, size=64)
+    assert crop.shape == (64, 64, 3)
+    assert crop[0, 0].tolist() == [0, 0, 0]
+    expected = cv2.resize(gradient()[0:50, 0:70], (64, 64), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(crop, expected)
+
+
+BOXES = st.tuples(*[st.floats(-300, 300)] * 2, *[st.floats(0.5, 300)] * 2)
+
+
+@given(BOXES, st.floats(0, 2))
+def test_a_tight_crop_exists_for_any_box(
+    box: tuple[float, float, float, float], margin: float
+) -> None:
+    x, y, w, h = box
+    crop = crop_box(gradient(), Face((x, y, x + w, y + h), 1.0), margin, size=32)
+    assert crop.shape == (32, 32, 3)
+
+
+def test_the_shape_of_a_crop_is_a_setting(clip: Path) -> None:
+    detector = FixedFaces((60, 40, 80, 80))
+    made = {
+        shape: extract_crops(
+            clip, PreprocessSettings(size=64, margin=0.0, shape=shape), SAMPLING, detector
+        ).crops[0]
+        for shape in ("square", "tight")
+    }
+    assert made["square"].jpeg != made["tight"].jpeg
+    assert made["square"].box == made["tight"].box

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genconvit.config import SamplingSettings
-from genconvit.data.video import count_frames, evenly_spaced, sample_frames
+from genconvit.data.video import count_frames, evenly_spaced, linspaced, sample_frames
 from genconvit.errors import ClipError
 
 ALL = SamplingSettings(frame_interval=1)
@@ -214,3 +214,22 @@ def test_cut_off_real_clip_gives_what_decodes(shared: Path, tmp_path: Path, name
     frames = list(sample_frames(clip, SamplingSettings(frames=8)))
     assert 7 <= len(frames) <= 8
     assert frames[-1].index < 0.8 * count_frames(whole)
+
+
+@given(st.integers(1, 3000), st.integers(1, 64))
+def test_linspaced_is_numpys_from_end_to_end(total: int, count: int) -> None:
+    indices = linspaced(total, count)
+    assert indices == sorted(set(indices))
+    assert len(indices) == min(total, count)
+    assert indices[0] == 0
+    if count > 1:
+        assert indices[-1] == total - 1
+    if count <= total:
+        assert indices == np.linspace(0, total - 1, count).astype(int).tolist()
+
+
+def test_published_sampling_takes_the_first_and_the_last_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 30)
+    frames = list(sample_frames(path, SamplingSettings(frames=15, spacing="linspace")))
+    assert len(frames) == 15
+    assert [number(frames[end].image_HWC) for end in (0, -1)] == [0, 29]

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import decide, frame_step, judge
+from genconvit.evaluate.aggregate import crop_probability, decide, frame_step, judge
 from genconvit.verdict import TimelinePoint, Verdict
 
 SCORES = st.floats(0.0, 1.0)
@@ -106,3 +107,74 @@ def test_the_usual_step_ignores_a_gap() -> None:
     points = [point(0.5, frame) for frame in (0, 25, 50, 200, 225)]
     assert frame_step(points) == pytest.approx(1.0)
     assert frame_step([point(0.5, 7, track) for track in (0, 1)]) is None
+
+
+PUBLISHED = DecisionSettings(aggregation="original")
+LOGITS = st.floats(-30.0, 30.0)
+
+
+def published_verdict(rows_NRK: np.ndarray) -> Verdict:
+    """The verdict on N crops that R networks judged."""
+    points = []
+    for frame, rows_RK in enumerate(rows_NRK):
+        p_fake, sigmoids = crop_probability(rows_RK, PUBLISHED)
+        new = {"probability_fake": p_fake, "sigmoids": sigmoids}
+        points.append(point(0.0, frame).model_copy(update=new))
+    return decide("clip.mp4", points, 15, PUBLISHED)
+
+
+@given(
+    st.integers(1, 2).flatmap(
+        lambda networks: st.lists(
+            st.lists(st.tuples(LOGITS, LOGITS), min_size=networks, max_size=networks),
+            min_size=1,
+            max_size=20,
+        )
+    )
+)
+def test_original_is_the_published_formula(rows: list[list[tuple[float, float]]]) -> None:
+    rows_NRK = np.array(rows)
+    verdict = published_verdict(rows_NRK)
+    # The rows of all crops and both networks stacked, sigmoid of each logit, mean over rows.
+    m0, m1 = (1 / (1 + np.exp(-rows_NRK.reshape(-1, 2)))).mean(axis=0)
+    if abs(m0 - m1) > 1e-9:  # nearer, the order of the sum decides
+        assert verdict.verdict == ("FAKE" if m0 > m1 else "REAL")
+        assert verdict.probability_fake == pytest.approx(m0 if m0 > m1 else 1 - m1)
+
+
+def test_original_calls_no_face_fake_at_a_half_and_says_so() -> None:
+    verdict = decide("clip.mp4", [], 15, PUBLISHED)
+    assert (verdict.verdict, verdict.probability_fake) == ("FAKE", 0.5)
+    assert "no face was found" in verdict.reason
+    assert "counts as FAKE at 0.5" in verdict.reason
+
+
+def test_original_can_call_a_clip_fake_below_a_half() -> None:
+    """Both sigmoids may be small; the larger one wins, and the score is its own."""
+    verdict = published_verdict(np.log([[[0.3 / 0.7, 0.2 / 0.8]]]))
+    assert verdict.verdict == "FAKE"
+    assert verdict.probability_fake == pytest.approx(0.3)
+    assert verdict.reason.startswith("mean sigmoids 0.30 fake and 0.20 real over 1 face")
+
+
+def test_original_never_abstains_and_has_no_other_threshold() -> None:
+    strict = DecisionSettings(aggregation="original", threshold=0.9, undecided_margin=0.09)
+    assert (strict.threshold, strict.undecided_margin) == (0.5, 0.0)
+    words = [judge(p_fake, strict) for p_fake in (0.51, 0.5, 0.49)]
+    assert words == ["FAKE", "REAL", "REAL"]
+
+
+@given(st.lists(st.tuples(LOGITS, LOGITS), min_size=1, max_size=2))
+def test_mean_scores_a_crop_by_the_softmax_of_the_mean_logits(
+    rows: list[tuple[float, float]],
+) -> None:
+    p_fake, sigmoids = crop_probability(np.array(rows), DecisionSettings())
+    fake, real = np.mean(rows, axis=0)
+    assert p_fake == pytest.approx(np.exp(fake) / (np.exp(fake) + np.exp(real)))
+    assert sigmoids is None
+
+
+def test_only_original_shows_sigmoids() -> None:
+    assert "sigmoids" not in verdict_of(0.9).model_dump()["timeline"][0]
+    shown = published_verdict(np.zeros((1, 1, 2))).model_dump(mode="json")["timeline"][0]
+    assert shown["sigmoids"] == [0.5, 0.5]

@@ -73,3 +73,14 @@ def test_a_run_that_diverged_is_still_drawn(tmp_path: Path) -> None:
     history = [epoch(1, loss=1.0), epoch(2, loss=float("inf")), epoch(3, loss=float("nan"))]
     paths = training_curves(tmp_path, history)
     assert cv2.imread(str(paths[0])).std() > 5
+
+
+def test_the_roc_curve_is_that_of_the_fakes(tmp_path: Path) -> None:
+    """All fakes above all reals: the curve runs along the left and the upper edge."""
+    draw(tmp_path, [("fake", 0.9), ("fake", 0.8), ("real", 0.2), ("real", 0.1)])
+    image = cv2.imread(str(tmp_path / "roc_curve.png")).astype(int)
+    blue = np.abs(image - (0xB2, 0x72, 0x00)).sum(axis=2) < 12
+    rows, columns = np.nonzero(blue)
+    assert len(rows) > 100
+    assert rows.mean() < image.shape[0] / 2
+    assert columns.mean() < image.shape[1] / 2

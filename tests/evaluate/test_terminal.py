@@ -41,6 +41,15 @@ def test_panel_tells_word_score_reason_and_time() -> None:
     assert "track 0  0.85  ▅███" in text
 
 
+def test_a_reason_is_whole_where_the_output_is_no_terminal() -> None:
+    reason = "a long reason " * 12 + "and its end"
+    verdict = verdict_of({0: {0: 0.6}}).model_copy(update={"reason": reason})
+    console = Console(file=io.StringIO(), width=80, color_system=None, soft_wrap=True)
+    console.print(verdict_panel(verdict, DecisionSettings()))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "its end" in " ".join(text.replace("│", " ").split())
+
+
 def test_gaps_stay_empty_and_every_track_has_a_row() -> None:
     scores = {second: {1: 0.0} for second in range(24)}
     for second in (*range(8), *range(20, 24)):

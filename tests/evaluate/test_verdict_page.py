@@ -45,6 +45,16 @@ def page_of(folder: Path, *items: JudgedClip) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_the_published_aggregation_is_explained_and_has_no_band(tmp_path: Path) -> None:
+    item = judged("talk.mp4", {second: {0: 0.9} for second in range(8)})
+    path = tmp_path / "verdict.html"
+    write_verdict_page(path, [item], {"id": "a"}, DecisionSettings(aggregation="original"))
+    page = path.read_text(encoding="utf-8")
+    assert "as the published program does" in page
+    assert "UNDECIDED." not in page
+    assert "shaded: undecided" not in page
+
+
 def test_a_clip_shows_verdict_timeline_and_every_crop(tmp_path: Path) -> None:
     item = judged("talk.mp4", {second: {0: 0.9} for second in range(8)})
     page = page_of(tmp_path, item)
