@@ -6,18 +6,27 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from genconvit.evaluate.pages import facts
+
 _CARD = """\
 ---
-license: other
+license: {{ "cc-by-nc-4.0" if info.licence == "CC BY-NC 4.0" else "other" }}
 library_name: genconvit
 tags: [deepfake-detection, video]
 ---
 # {{ id }}
 
 A deepfake-video detector of the GenConViT family: network `{{ info.model.net }}` of architecture
-`{{ info.model.arch }}` (preset `{{ info.model.preset }}`), {{ info.model.image_size }} px,
-backbones
-`{{ info.model.backbone }}` and `{{ info.model.embedder }}`.
+`{{ info.model.arch }}` (preset `{{ info.model.preset }}`), {{ info.model.image_size }} px, {{
+backbones }}.
+
+## Licence
+
+{% if info.licence %}
+The weights are under **{{ info.licence }}**; whoever passes them on passes this on too.
+{% else %}
+The weights' licence is that of whoever trained them; the training clips' terms may bind it.
+{% endif %}
 
 ## Use
 
@@ -28,42 +37,49 @@ from genconvit import load_detector
 verdict = load_detector(".").judge("clip.mp4")
 ```
 
-It answers FAKE, REAL or UNDECIDED with P(fake), the mean over the face crops of a clip. P(fake) is
-not calibrated:
-it orders clips, and is no probability of being right.
+{% if info.decision.aggregation == "original" %}
+It answers FAKE or REAL as the published program does, from the mean sigmoids of the face crops of a
+clip; without a face it says FAKE.
+{% else %}
+It answers FAKE, REAL or UNDECIDED with P(fake), the mean over the face crops of a clip.
+{% endif %}
+{% if info.calibration %}
+P(fake) is calibrated: logits are divided by {{ info.calibration.temperature }}.
+{% else %}
+P(fake) is not calibrated: it orders clips, and is no probability of being right.
+{% endif %}
 
 ## Training
+
 {% for name, value in training %}
 - {{ name }}: {{ value }}
-{%- endfor %}
+{% endfor %}
 
 ## Validation
+
 {% if metrics %}
 | figure | value |
 |---|---|
-{%- for name, value in metrics %}
+{% for name, value in metrics %}
 | {{ name }} | {{ "%.4f" % value }} |
-{%- endfor %}
+{% endfor %}
 
 These figures come from the clips by which this checkpoint was chosen, so they flatter it. Measure
-it on
-clips of your own that it has never seen: `genconvit evaluate`.
+it on clips of your own that it has never seen: `genconvit evaluate`.
 {% else %}
-Not validated.
+Not validated here.
 {% endif %}
+
 ## Limits
 
 A verdict is evidence, not proof. A detector finds manipulations like those it was trained on; it
-can be wrong on
-others, on strong compression, on small or turned faces, and on people unlike those in its training
-clips. It must not be
-the only ground for a decision about a person.
+can be wrong on others, on strong compression, on small or turned faces, and on people unlike those
+in its training clips. It must not be the only ground for a decision about a person.
 
 Preprocessing `{{ info.preprocess_fingerprint }}`: face detector `{{ info.preprocess.detector }}`,
-margin
-{{ info.preprocess.margin }}, {{ info.preprocess.size }} px, JPEG quality {{
-info.preprocess.jpeg_quality }}. The weights' licence is that of whoever
-trained them; the training clips' terms may bind it.
+{{ info.preprocess.shape }} crops with margin {{ info.preprocess.margin }}, {{
+info.preprocess.size }} px, JPEG quality {{ info.preprocess.jpeg_quality }}.
+Class order of the logits: {{ info.classes|join(", ") }}. Made with {{ libraries }}.
 """
 
 
@@ -74,9 +90,19 @@ def model_card(info: dict[str, Any], id: str) -> str:
         info: A `DetectorInfo` as plain data.
         id: The detector's name.
     """
-    training = dict(info["training"])
-    metrics = {k: v for k, v in training.pop("validation", {}).items() if isinstance(v, float)}
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(_CARD)
-    return template.render(
-        info=info, id=id, training=list(training.items()), metrics=list(metrics.items())
+    environment = Environment(
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+    )
+    training = info["training"] | {"data_digest": info["data_digest"] or "unknown"}
+    model = info["model"]
+    names = [model["backbone"]] + ([model["embedder"]] if model["arch"] == "v2" else [])
+    return environment.from_string(_CARD).render(
+        info=info,
+        id=id,
+        backbones="backbone " + " and ".join(f"`{name}`" for name in names),
+        libraries=", ".join(f"{name} {number}" for name, number in info["libraries"].items()),
+        training=facts(training),
+        metrics=[(k, v) for k, v in info["metrics"].items() if v is not None],
     )

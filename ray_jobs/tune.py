@@ -50,6 +50,9 @@ SPACE: dict[str, Any] = {
 }
 """The settings that are searched, by name."""
 
+NOT_OF_ORIGINAL = ("model.dropout_rate", "loss.ae_weight")
+"""Of these, what the published networks do not have."""
+
 
 def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> dict[str, Any]:
     """Searches for the settings with the best detector.
@@ -147,7 +150,8 @@ def _run(
             num_samples=trials,
             max_concurrent_trials=at_once,
             search_alg=ConcurrencyLimiter(
-                OptunaSearch(SPACE, metric=METRIC, mode="max", seed=settings.seed), at_once
+                OptunaSearch(space_for(settings), metric=METRIC, mode="max", seed=settings.seed),
+                at_once,
             ),
             scheduler=_scheduler(settings),
         ),
@@ -167,6 +171,12 @@ def _run(
 
         results = watch(mailbox, tuner.fit, handle)
     return [_record(result, failures) for result in results]
+
+
+def space_for(settings: Settings) -> dict[str, Any]:
+    """What is searched: the settings of `SPACE` that the network has."""
+    left_out = NOT_OF_ORIGINAL if settings.model.arch == "original" else ()
+    return {name: values for name, values in SPACE.items() if name not in left_out}
 
 
 def _scheduler(settings: Settings) -> ASHAScheduler:
@@ -204,7 +214,7 @@ def _record(result: Any, failures: dict[str, str | None]) -> dict[str, Any]:
     run = Path(metrics["detector"]).parent if "detector" in metrics else None
     return {
         "trial": trial,
-        "config": {name: (result.config or {}).get(name) for name in SPACE},
+        "config": {name: value for name, value in (result.config or {}).items() if name in SPACE},
         METRIC: metrics.get(METRIC),
         "epochs": metrics.get("training_iteration", 0),
         "best_epoch": metrics.get("best_epoch"),
@@ -232,8 +242,8 @@ def _finish(
         for file in Path(best["detector"]).iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
     # A trial that ASHA stops may still end its epoch: what counts is what the folder holds.
-    held = read_info(out / "best").training
-    best.update({METRIC: held["validation"]["clip_auc"], "best_epoch": held["epoch"]})
+    held = read_info(out / "best")
+    best.update({METRIC: held.metrics["clip_auc"], "best_epoch": held.training["epoch"]})
     summary = {"trials": records, "best": best, "best_detector": str(out / "best")}
     write_json(out / "sweep.json", summary)
 

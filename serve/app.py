@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import threading
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -20,17 +19,18 @@ from ray.serve.schema import LoggingConfig
 from genconvit.checkpoint import load_network, read_info
 from genconvit.config import ServeSettings
 from genconvit.errors import UserError
+from genconvit.storage import absolute
 from serve.api import Api
 from serve.replicas import Judge
 
 
 def build_app(
-    model: Path, detector_id: str, settings: ServeSettings, *, gpus: float = 0
+    model: str, detector_id: str, settings: ServeSettings, *, gpus: float = 0
 ) -> serve.Application:
     """The application for `serve.run`.
 
     Args:
-        model: The detector's folder.
+        model: The detector's folder or URL.
         detector_id: Its name, for `/healthz`.
         settings: Limits.
         gpus: GPUs for the detector.
@@ -39,10 +39,10 @@ def build_app(
         max_ongoing_requests=8, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
     )(Judge)
     api = serve.deployment(max_ongoing_requests=32, ray_actor_options={"num_cpus": 0})(Api)
-    return api.bind(judge.bind(str(model.resolve())), detector_id, settings)
+    return api.bind(judge.bind(absolute(model)), detector_id, settings)
 
 
-def start(model: Path, settings: ServeSettings) -> str:
+def start(model: str, settings: ServeSettings) -> str:
     """Starts serving a detector, on the cluster that is connected or on one that it starts here.
 
     Returns:
@@ -73,7 +73,7 @@ def start(model: Path, settings: ServeSettings) -> str:
     return f"http://{settings.host}:{settings.port}"
 
 
-def serve_forever(model: Path, settings: ServeSettings) -> None:
+def serve_forever(model: str, settings: ServeSettings) -> None:
     """Serves a detector over HTTP until the process is stopped.
 
     Raises:

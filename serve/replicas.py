@@ -15,7 +15,7 @@ class Judge:
     """Decodes, crops and judges.
 
     Args:
-        model: The detector's folder.
+        model: The detector's folder or URL.
     """
 
     def __init__(self, model: str) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
-from genconvit.checkpoint import load_network, read_info, save_detector
+from genconvit import load_detector
+from genconvit.checkpoint import Calibration, load_network, read_info, save_detector
+from genconvit.config import PreprocessSettings
 from genconvit.errors import UserError
+
+VERSION_1 = Path(__file__).parent / "checkpoints" / "version1"
 
 
 @pytest.fixture
@@ -88,3 +94,120 @@ def test_what_is_no_detector_is_named(tmp_path: Path, make: object, message: str
 def test_a_run_folder_points_to_its_best_detector(detector: Path) -> None:
     with pytest.raises(UserError, match=r"did you mean .*best"):
         read_info(detector.parent)
+
+
+def test_every_preprocess_setting_is_in_the_fingerprint() -> None:
+    changes: dict[str, object] = {
+        "detector": "none", "margin": 0.31, "shape": "tight", "size": 96, "jpeg_quality": 94,
+    }  # fmt: skip
+    assert changes.keys() == PreprocessSettings.model_fields.keys()
+    settings = [PreprocessSettings.model_validate({name: value}) for name, value in changes.items()]
+    prints = {one.fingerprint() for one in [PreprocessSettings(), *settings]}
+    assert len(prints) == len(changes) + 1
+
+
+def test_a_detector_of_format_1_still_judges_as_it_did() -> None:
+    network, info = load_network(VERSION_1)
+    x_BCHW = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64).sin()
+    recorded = torch.tensor([[0.5927083, -0.3510690], [0.6354126, -0.0097420]])
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x_BCHW).logits, recorded, atol=1e-5, rtol=0)
+    assert info.format == 2
+    assert info.metrics["clip_auc"] == 0.8
+    assert info.data_digest == "0123456789ab"
+    assert info.libraries == {"python": "3.11.9", "torch": "2.14.1+cpu"}
+    assert info.training["epoch"] == 3
+    assert "validation" not in info.training
+    assert info.preprocess.fingerprint() == info.preprocess_fingerprint == "a248b5319a30"
+
+
+def test_an_old_detector_is_saved_in_todays_format(tmp_path: Path) -> None:
+    network, info = load_network(VERSION_1)
+    save_detector(tmp_path / "new", network.state_dict(), info)
+    content = json.loads((tmp_path / "new" / "detector.json").read_text())
+    assert content["format"] == 2
+    assert read_info(tmp_path / "new") == info
+
+
+@pytest.mark.parametrize("format", [0, -1, "1", None])
+def test_a_format_that_never_was_is_refused(copy: Path, format: object) -> None:
+    edit(copy / "detector.json", format=format)
+    with pytest.raises(UserError, match=r"unknown format|no description"):
+        read_info(copy)
+
+
+def test_a_description_tells_all_that_a_detector_is(detector: Path) -> None:
+    content = json.loads((detector / "detector.json").read_text())
+    assert content["classes"] == ["fake", "real"]
+    assert content["libraries"]["torch"] == torch.__version__.split("+")[0]
+    for name in ("model", "preprocess", "sampling", "decision", "metrics", "training"):
+        assert isinstance(content[name], dict), name
+    for name in ("calibration", "data_digest", "licence"):
+        assert content[name] is None, name
+
+
+def test_another_class_order_is_refused(copy: Path) -> None:
+    edit(copy / "detector.json", classes=["real", "fake"])
+    with pytest.raises(UserError, match="classes"):
+        read_info(copy)
+
+
+def test_everybody_may_read_a_detector_who_may_read_its_folder(detector: Path) -> None:
+    modes = {file.name: file.stat().st_mode & 0o777 for file in detector.iterdir()}
+    assert modes["model.safetensors"] == modes["detector.json"], modes
+
+
+def test_nothing_in_a_detector_is_a_pickle(detector: Path) -> None:
+    for file in detector.iterdir():
+        with pytest.raises((pickle.UnpicklingError, ValueError, EOFError, KeyError)):
+            pickle.loads(file.read_bytes())
+
+
+def test_a_temperature_divides_the_logits(detector: Path, clips: Path, tmp_path: Path) -> None:
+    network, info = load_network(detector)
+    cool = info.model_copy(update={"calibration": Calibration(temperature=0.5)})
+    save_detector(tmp_path / "cool", network.state_dict(), cool)
+    clip = sorted(clips.parent.glob("test/real/*"))[0]
+    plain, calibrated = (
+        load_detector(path, "cpu").judge(clip).timeline for path in (detector, tmp_path / "cool")
+    )
+    for one, other in zip(plain, calibrated, strict=True):
+        logit = torch.tensor(one.probability_fake, dtype=torch.float64).logit()
+        assert other.probability_fake == pytest.approx((2 * logit).sigmoid().item(), abs=1e-9)
+    assert "is calibrated" in (tmp_path / "cool" / "README.md").read_text()
+
+
+def test_a_detector_lives_behind_a_url(detector: Path, clips: Path) -> None:
+    network, info = load_network(detector)
+    url = "memory://bucket/detectors/a"
+    assert save_detector(url, network.state_dict(), info) == info
+    assert read_info(url) == info
+    clip = sorted(clips.parent.glob("test/real/*"))[0]
+    assert load_detector(url, "cpu").judge(clip) == load_detector(detector, "cpu").judge(clip)
+
+
+def test_a_detector_that_was_uploaded_in_part_is_none(detector: Path) -> None:
+    network, info = load_network(detector)
+    url = "memory://bucket/part"
+    save_detector(url, network.state_dict(), info)
+    system = fsspec.filesystem("memory")
+    system.rm("/bucket/part/detector.json")
+    with pytest.raises(UserError, match=r"holds no detector\.json"):
+        load_network(url)
+    save_detector(url, network.state_dict(), info)
+    system.rm("/bucket/part/model.safetensors")
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        load_network(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://bucket/nothing", "holds no detector"),
+        ("nonsense://bucket/a", "no such kind of address"),
+        ("file:///nowhere/at/all", "holds no detector"),
+    ],
+)
+def test_a_url_without_a_detector_is_named(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_detector(url)

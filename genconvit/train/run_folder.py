@@ -10,7 +10,7 @@ RUN/training.log     a line an epoch
 from __future__ import annotations
 
 import io
-import platform
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,21 @@ class RunFolder:
             )
 
     def restore(self, network: nn.Module, progress: Progress) -> bool:
-        """Continues from `last/`; returns whether there was one."""
+        """Continues from `last/`; returns whether there was one.
+
+        Raises:
+            UserError: The saved state is damaged or was exchanged.
+        """
         if not (self.last / STATE).is_file():
             return False
         network.load_state_dict(load_file(self.last / WEIGHTS))
-        state = torch.load(self.last / STATE, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(self.last / STATE, weights_only=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise UserError(
+                f"{self.last / STATE} is damaged, or holds more than numbers and is not read; "
+                "start a new run."
+            ) from error
         progress.load_state_dict(state)
         return True
 
@@ -154,12 +164,10 @@ class RunFolder:
                 "epoch": entry["epoch"],
                 "train_crops": train_crops,
                 "val_crops": val_crops,
-                "data_digest": self.data["digest"],
                 "loss": self.settings.loss.model_dump(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "validation": entry["val"],
             },
+            metrics=entry["val"],
+            data_digest=self.data["digest"],
         )
         weights = network.state_dict()
         if entry["best"]:

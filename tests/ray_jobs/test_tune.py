@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from genconvit import load_detector
+from genconvit.data.shards import open_dataset
 from genconvit.errors import UserError
 from genconvit.overrides import resolve_settings
 from ray_jobs.cluster import Resources
 from ray_jobs.output import Output
-from ray_jobs.tune import DRIVER_CPUS, SPACE, sweep_budget, trial_settings, tune
+from ray_jobs.tune import DRIVER_CPUS, SPACE, space_for, sweep_budget, trial_settings, tune
 from tests.conftest import small_settings
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -76,3 +79,28 @@ def test_a_trial_keeps_what_is_not_searched() -> None:
 def test_a_sweep_is_not_overwritten(sweep: Path, dataset: Path) -> None:
     with pytest.raises(UserError, match="not empty"):
         tune(dataset, small_settings(), sweep, QUIET)
+
+
+@pytest.fixture(scope="module")
+def dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards with a test split that nobody can read: no sweep here may need it."""
+    copy = tmp_path_factory.mktemp("blind") / "shards"
+    shutil.copytree(dataset, copy)
+    for file in (copy / "test").glob("*.parquet"):
+        file.write_bytes(bytes(file.stat().st_size))
+    return copy
+
+
+def test_a_sweep_does_not_open_the_test_split(sweep: Path, dataset: Path) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        open_dataset(dataset).row_groups("test")
+    trials = json.loads((sweep / "sweep.json").read_text())["trials"]
+    assert [trial["failure"] for trial in trials] == [None, None]
+
+
+def test_a_sweep_of_original_searches_what_it_has() -> None:
+    space = space_for(small_settings("model.arch=original"))
+    assert "model.dropout_rate" not in space
+    settings = trial_settings(small_settings("model.arch=original"), {"loss.vae_weight": 0.5})
+    assert settings.model.arch == "original"
+    assert space_for(small_settings()) == SPACE
