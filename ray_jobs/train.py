@@ -181,7 +181,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     def on_event(event: Event) -> None:
         if rank == 0 and config["mailbox"] is not None:
-            config["mailbox"].push.remote(event)
+            config["mailbox"].push.remote({"run": config["out"], **event})
         if event["event"] == "epoch":
             # 3. Every worker reports every epoch: report() waits for all of them.
             ray.train.report(report_of(event, folder.best))

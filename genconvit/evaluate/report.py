@@ -156,28 +156,29 @@ def _frame_auc(rows: Sequence[EvaluatedClip]) -> float | None:
     return binary_scores([c[0] for c in crops], [c[1] for c in crops])["auc"]
 
 
+def csv_row(row: EvaluatedClip) -> list[Any]:
+    """A clip as a row of `COLUMNS`."""
+    start = [row.name, row.label]
+    if row.verdict is None:
+        return [*start, *[None] * 6, row.failure]
+    verdict = row.verdict
+    return [
+        *start,
+        verdict.verdict,
+        verdict.probability_fake,
+        None if row.correct is None else str(row.correct).lower(),
+        verdict.frames_sampled,
+        verdict.frames_with_face,
+        len(verdict.tracks),
+        verdict.reason,
+    ]
+
+
 def _csv(rows: Sequence[EvaluatedClip]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for row in rows:
-        start = [row.name, row.label]
-        if row.verdict is None:
-            writer.writerow([*start, *[None] * 6, row.failure])
-            continue
-        verdict = row.verdict
-        writer.writerow(
-            [
-                *start,
-                verdict.verdict,
-                verdict.probability_fake,
-                None if row.correct is None else str(row.correct).lower(),
-                verdict.frames_sampled,
-                verdict.frames_with_face,
-                len(verdict.tracks),
-                verdict.reason,
-            ]
-        )
+    writer.writerows(csv_row(row) for row in rows)
     return file.getvalue()
 
 

@@ -1,0 +1,116 @@
+"""Variants of a comparison: what the user wrote, and the runs and detectors that it stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from genconvit.checkpoint import DESCRIPTION, read_info
+from genconvit.config import ModelSettings
+from genconvit.data.shards import FrameDataset
+from genconvit.errors import UserError
+from genconvit.overrides import Assignment, resolve_settings
+from genconvit.storage import is_url
+from genconvit.train.run_folder import RunFolder
+from ray_jobs.options import Given
+from ray_jobs.train import data_summary, settings_for
+
+ARCHITECTURES = get_args(ModelSettings.model_fields["arch"].annotation)
+SHARED_ALONE = ("train.num_workers", "train.device", "split.", "preprocess.", "decision.", "seed")
+"""Settings that all variants have in common, or their results could not be compared."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant as the user wrote it: settings to train with, or a detector to load."""
+
+    name: str
+    assignments: list[Assignment] = field(default_factory=list)
+    detector: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """Its name as a part of file names."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One detector of a variant.
+
+    Attributes:
+        variant: The variant's name.
+        detector: Its folder or URL.
+        seed: Of its training; None where it was loaded.
+        folder: Its training run; None where it was loaded.
+    """
+
+    variant: str
+    detector: str
+    seed: int | None = None
+    folder: RunFolder | None = None
+
+
+def parse_variant(text: str) -> Variant:
+    """Reads `ARCH[,setting=value...]`, or the folder or URL of a detector or of a run.
+
+    A setting without a section is one of `model`.
+
+    Raises:
+        UserError: It is neither, or sets what all variants share.
+    """
+    arch, *switches = re.split(r",(?![^\[{]*[\]}])", text)  # not at the commas of a list
+    if arch in ARCHITECTURES:
+        assignments = [Assignment("model.arch", arch, f"variant {text}")]
+        return Variant(text, assignments + [_switch(switch, text) for switch in switches])
+    if is_url(text):
+        return Variant(text, detector=text)
+    for folder in (Path(text), Path(text) / "best"):
+        if (folder / DESCRIPTION).is_file():
+            return Variant(text, detector=str(folder.resolve()))
+    raise UserError(
+        f"variant {text}: there is neither such an architecture ({', '.join(ARCHITECTURES)}) nor "
+        "a detector in such a folder; write v2,attention=false or RUN/best."
+    )
+
+
+def plan_runs(
+    variant: Variant, given: Given, seeds: Sequence[int], dataset: FrameDataset | None, out: Path
+) -> list[Run]:
+    """The detectors that a variant stands for: one a seed, or the one that is loaded.
+
+    Raises:
+        UserError: Its settings do not fit each other, the data or a run that was begun in `out`, or
+            there is nothing to train on.
+    """
+    if variant.detector is not None:
+        read_info(variant.detector)
+        return [Run(variant.name, variant.detector)]
+    if dataset is None:
+        raise UserError(f"variant {variant.name} must be trained; give --data.")
+    runs = []
+    for seed in seeds:
+        own = [*variant.assignments, Assignment("seed", str(seed), f"seed {seed}")]
+        try:
+            settings = resolve_settings(given.config, [*given.assignments, *own])
+            settings = settings_for(dataset, settings)
+        except UserError as error:
+            raise UserError(f"variant {variant.name}: {error}") from error
+        path = out / "variants" / variant.slug / f"seed{seed}"
+        folder = RunFolder(path, settings, data_summary(dataset))
+        folder.check()
+        runs.append(Run(variant.name, str(folder.best), seed, folder))
+    return runs
+
+
+def _switch(switch: str, variant: str) -> Assignment:
+    name, equals, value = (part.strip() for part in switch.partition("="))
+    if not equals:
+        raise UserError(f"variant {variant}: write setting=value, not {switch!r}.")
+    if name.startswith(SHARED_ALONE):
+        raise UserError(f"variant {variant}: {name} is the same for all; give it beside them.")
+    full = name if "." in name else f"model.{name}"
+    return Assignment(full, value, f"{switch} of variant {variant}")
