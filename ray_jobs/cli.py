@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 
+from genconvit.errors import UserError
 from ray_jobs.failures import user_error_in
 from ray_jobs.options import (
     COMMON,
@@ -21,6 +22,7 @@ from ray_jobs.options import (
     TRAINING,
     TUNING,
     Given,
+    parse_seeds,
     split_overrides,
     with_settings,
 )
@@ -34,7 +36,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-Model = Annotated[Path, typer.Option("--model", help="The detector's folder, such as RUN/best.")]
+Model = Annotated[
+    str, typer.Option("--model", help="The detector's folder, such as RUN/best, or its URL.")
+]
 DataPath = Annotated[Path, typer.Option("--data", help="Shards, or a folder or CSV of clips.")]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="Folder to write to.", file_okay=False)
@@ -130,6 +134,60 @@ def evaluate(
 
 
 @app.command()
+@with_settings(
+    TRAINING, {"--preset": "model.preset"}, NETWORK, SAMPLING, DECISION, positional=False
+)
+def compare(
+    variants: Annotated[
+        list[str],
+        typer.Option(
+            "--variants", help="ARCH[,SETTING=VALUE...] or a detector's folder; several may follow."
+        ),
+    ],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VARIANT | SECTION.NAME=VALUE]...",
+            help="More variants, and settings that all have in common.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Shards, or a folder or CSV of clips.")
+    ] = None,
+    video_dir: Annotated[
+        Path | None, typer.Option("--video-dir", help="Clips to judge instead of a split.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option("--ground-truth", help="CSV video_name,label.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of --data to judge; test, else val.")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds to train with, as 0,1,2.")] = "0",
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Train or load variants, judge the same clips with each, and compare them in one table."""
+    from ray_jobs.compare import compare as job
+
+    names, assignments = split_overrides(more or [])
+    job(
+        [*variants, *names],
+        Given(given.config, given.assignments + assignments),
+        Output(json),
+        data=data,
+        video_dir=video_dir,
+        ground_truth=ground_truth,
+        seeds=parse_seeds(seeds),
+        split=split,
+        out=out,
+    )
+
+
+@app.command()
 @with_settings(SAMPLING, DECISION, positional=False)
 def predict(
     model: Model,
@@ -150,6 +208,72 @@ def predict(
         Given(given.config, given.assignments + assignments),
         out,
         device,
+        Output(json),
+    )
+
+
+@app.command()
+def convert(
+    out: Annotated[str, typer.Option("--out", help="The detector's folder, or its URL.")],
+    ed: Annotated[
+        Path | None, typer.Option("--ed", help="genconvit_ed_inference.pth or the like.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option("--vae", help="genconvit_vae_inference.pth or the like.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a detector of the published GenConViT files: --ed, --vae or both."""
+    from ray_jobs.convert import convert as job
+
+    job(ed, vae, out, Output(json))
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            "--crops", help="Shards, clips or images to check it with; else the demo's clips."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a detector's network as an ONNX file, checked against the detector on real crops."""
+    from ray_jobs.export import export as job
+
+    job(model, out, format, crops, Output(json))
+
+
+@app.command()
+@with_settings(NETWORK, {"--preset": "model.preset"}, positional=False)
+def info(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL | SECTION.NAME=VALUE...]",
+            help="A detector's folder or URL, or settings of a network.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in memory.")] = 32,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Show what a detector is and what its network costs: parameters, FLOPs, memory."""
+    from ray_jobs.info import info as job
+
+    models, assignments = split_overrides(what or [])
+    if len(models) > 1:
+        raise UserError(f"{models[1]} is one too many; give one detector.")
+    job(
+        models[0] if models else None,
+        Given(given.config, given.assignments + assignments),
+        batch_size,
         Output(json),
     )
 

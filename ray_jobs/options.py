@@ -11,13 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from genconvit.config import Settings
+from genconvit.errors import UserError
 from genconvit.overrides import Assignment, describe, find_field, parse_assignment, resolve_settings
 
 Flags = dict[str, str]
-"""Option, or options separated by `/`, to the dotted name of a setting."""
+"""Option, or options separated by `/`, to the dotted name of a setting, or to `name=value`."""
 
 COMMON: Flags = {"--preset": "model.preset", "--seed": "seed"}
-NETWORK: Flags = {"--arch": "model.arch", "--net": "model.net"}
+NETWORK: Flags = {
+    "--arch": "model.arch",
+    "--net": "model.net",
+    "--no-attention": "model.attention=false",
+    "--no-residual": "model.residual=false",
+}
 SAMPLING: Flags = {
     "--frames": "sampling.frames",
     "--frame-interval": "sampling.frame_interval",
@@ -50,6 +56,7 @@ TUNING: Flags = {
     "--batch-size": "train.batch_size",
 }
 DECISION: Flags = {
+    "--aggregation": "decision.aggregation",
     "--threshold": "decision.threshold",
     "--undecided-margin": "decision.undecided_margin",
 }
@@ -92,9 +99,7 @@ def with_settings(*groups: Flags, positional: bool = True) -> Callable[[Any], An
         def run(**values: Any) -> None:
             chosen = [(flag, values.pop(_identifier(flag))) for flag in flags]
             assignments = [
-                Assignment(flags[flag], value, f"{flag.split('/')[0]} {value}")
-                for flag, value in chosen
-                if value is not None
+                _assignment(flag, flags[flag], value) for flag, value in chosen if value is not None
             ]
             assignments += [parse_assignment(text) for text in values.pop("overrides", None) or []]
             config = values.pop("config")
@@ -132,12 +137,36 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[Assignment]]:
     return files, assignments
 
 
+def parse_seeds(text: str) -> list[int]:
+    """Reads `0,1,2`.
+
+    Raises:
+        UserError: It is no list of whole numbers from 0.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = [-1]
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {text}: write whole numbers from 0, such as 0,1,2.")
+    return seeds
+
+
 def _identifier(flag: str) -> str:
     return flag.split("/")[0].removeprefix("--").replace("-", "_")
 
 
-def _option(flag: str, name: str) -> inspect.Parameter:
+def _assignment(flag: str, target: str, value: str | bool) -> Assignment:
+    name, _, fixed = target.partition("=")
+    return Assignment(name, fixed or str(value), flag if fixed else f"{flag.split('/')[0]} {value}")
+
+
+def _option(flag: str, target: str) -> inspect.Parameter:
+    name, _, fixed = target.partition("=")
     field = find_field(name, flag)
+    if fixed:
+        switch = typer.Option(flag, help=f"{target}. {field.description}", show_default=False)
+        return _keyword(_identifier(flag), Annotated[bool | None, switch])
     info = typer.Option(
         *flag.split("/"),
         help=f"{field.description} ({describe(field)})",
