@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from genconvit import build_network, load_detector
-from genconvit.config import SamplingSettings
+from genconvit.checkpoint import DetectorInfo
+from genconvit.config import DecisionSettings, SamplingSettings
 from genconvit.data.crops import decode_crop, extract_crops
+from genconvit.data.tensors import to_images
 from genconvit.errors import ClipError, UserError
+from genconvit.models.autoencoder import normalize
 from genconvit.predict import Detector
+from tests.conftest import small_settings
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,40 @@ def test_the_size_of_a_pass_does_not_change_the_scores(judge: Detector) -> None:
 def test_the_asked_frames_are_looked_at(judge: Detector, clip: Path) -> None:
     verdict = judge.judge(clip, sampling=SamplingSettings(frames=2))
     assert verdict.frames_sampled == 2
+
+
+def test_the_published_aggregation_looks_and_decides_as_published(
+    judge: Detector, clip: Path
+) -> None:
+    published = DecisionSettings(aggregation="original")
+    verdict = judge.judge(clip, decision=published)
+    frames = [point.frame_index for point in verdict.timeline]
+    assert frames == list(range(8))  # the clip has 8 frames, fewer than 15
+    m0, m1 = np.mean([point.sigmoids for point in verdict.timeline], axis=0)
+    assert verdict.verdict == ("FAKE" if m0 > m1 else "REAL")
+    assert verdict.probability_fake == pytest.approx(m0 if m0 > m1 else 1 - m1)
+    few = judge.judge(clip, decision=published, sampling=SamplingSettings(frames=2))
+    assert few.frames_sampled == 2
+
+
+def test_both_published_networks_have_a_say_in_each_crop() -> None:
+    settings = small_settings("model.arch=original")
+    torch.manual_seed(0)
+    info = DetectorInfo(
+        model=settings.model,
+        preprocess=settings.preprocess,
+        sampling=settings.sampling,
+        decision=settings.decision,
+    )
+    network = build_network("original", preset="nano").eval()
+    detector = Detector(network, info, torch.device("cpu"))
+    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    logits_BRK = detector.logits(crops)
+    assert logits_BRK.shape == (3, 2, 2)
+    with torch.no_grad():
+        output = network(normalize(to_images(crops, torch.device("cpu"))))
+    np.testing.assert_array_equal(logits_BRK[:, 0], output.ed_logits.double())
+    np.testing.assert_array_equal(logits_BRK[:, 1], output.vae_logits.double())
 
 
 def test_a_file_that_is_no_clip_is_refused(judge: Detector, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from genconvit import load_detector
@@ -137,3 +139,19 @@ def test_settings_that_do_not_fit_the_data_are_refused(
 def test_without_an_auxiliary_weight_the_branch_heads_are_not_built(dataset: Path) -> None:
     job = settings_for(open_dataset(dataset), small_settings("loss.aux_weight=0"))
     assert not job.model.aux_heads
+
+
+@pytest.fixture(scope="module")
+def dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards with a test split that nobody can read: no run here may need it."""
+    copy = tmp_path_factory.mktemp("blind") / "shards"
+    shutil.copytree(dataset, copy)
+    for file in (copy / "test").glob("*.parquet"):
+        file.write_bytes(bytes(file.stat().st_size))
+    return copy
+
+
+def test_training_does_not_open_the_test_split(run: Path, dataset: Path) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        open_dataset(dataset).row_groups("test")
+    assert results(run)["finished"]

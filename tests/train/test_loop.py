@@ -19,6 +19,7 @@ from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
 from genconvit.overrides import parse_assignment, resolve_settings
+from genconvit.train.distributed import share_batch_statistics
 from genconvit.train.loop import Batch, Data, Step, class_weights, fit, train_epoch, validate
 from genconvit.train.optim import build_optimizer
 from genconvit.train.run_folder import RunFolder, read_results
@@ -95,10 +96,38 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert [e["epoch"] for e in read_results(resumed.path)["history"]] == [1, 2]
 
 
+def test_both_published_networks_are_trained_in_one_run(tmp_path: Path) -> None:
+    job = settings("model.arch=original")
+    folder = run(tmp_path / "o", job)
+    [entry, _] = read_results(folder.path)["history"]
+    parts = {"classification", "ed_classification", "vae_classification", "vae_mse"}
+    for half in ("train", "val"):
+        assert parts <= entry[half].keys()
+        assert {"ae", "kl", "aux"}.isdisjoint(entry[half])
+    network, info = load_network(folder.best)
+    assert (info.model.arch, info.model.net) == ("original", "genconvit")
+    torch.manual_seed(job.seed)
+    started = build_from_settings(job.model).state_dict()
+    moved = {
+        name.split(".")[0] for name, p in network.named_parameters() if (p != started[name]).any()
+    }
+    assert moved == {"ed", "vae"}
+
+
+def test_a_state_that_could_run_code_is_not_read(tmp_path: Path) -> None:
+    folder = run(tmp_path / "p", settings("train.epochs=1"))
+    torch.save({"history": [print]}, folder.last / "training_state.pt")
+    with pytest.raises(
+        UserError, match=r"training_state\.pt is damaged, or holds more than numbers"
+    ):
+        fit(settings(), build_from_settings(settings().model), data(), folder, device=CPU)
+
+
 def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     job = settings("train.epochs=6", "train.lr=0.05", "train.early_stopping_patience=2")
     folder = run(tmp_path / "e", job)
     results = read_results(folder.path)
+    assert results["best_epoch"] < results["epochs"]
     best = results["history"][results["best_epoch"] - 1]
     network, info = load_network(folder.best)
     assert info.training["epoch"] == results["best_epoch"]
@@ -224,3 +253,22 @@ def test_a_resumed_run_does_not_begin_anew(trained: RunFolder, tmp_path: Path) -
     folder = run(Path(shutil.copytree(trained.path, tmp_path / "h")), settings("train.epochs=3"))
     log = (folder.path / "training.log").read_text().splitlines()
     assert [line.split()[:2] for line in log] == [["epoch", str(n)] for n in (1, 2, 3)]
+
+
+def statistics_worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/statistics", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).train()
+    network(torch.randn(8, 3, 8, 8))
+    share_batch_statistics(network)
+    torch.save(network.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_all_workers_validate_with_the_same_batch_statistics(tmp_path: Path) -> None:
+    mp.spawn(statistics_worker, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert not torch.equal(first["0.weight"], second["0.weight"])
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(first[f"1.{name}"], second[f"1.{name}"])
