@@ -1,9 +1,8 @@
 """A detector on disk or behind a URL: everything that is needed to judge a clip, in one folder.
 
-DETECTOR/model.safetensors    the weights
-DETECTOR/detector.json        network, preprocessing, decision and how it was trained
-(`DetectorInfo`)
-DETECTOR/README.md            the model card
+    DETECTOR/model.safetensors    the weights
+    DETECTOR/detector.json        everything else, as `DetectorInfo` has it
+    DETECTOR/README.md            the model card
 
 Neither holds anything that could run code when it is read. docs/detectors.md describes the format.
 """
@@ -143,7 +142,7 @@ def read_info(location: str | Path) -> DetectorInfo:
         UserError: There is no detector, it is damaged, or it is from a later version.
     """
     if is_url(location):
-        content = _parsed(read_remote(str(location), [DESCRIPTION])[DESCRIPTION], location)
+        content = _parsed(read_remote(str(location), DESCRIPTION), location)
     else:
         _refuse_what_is_none(Path(location))
         content = read_json(Path(location) / DESCRIPTION, "the detector's description")
@@ -171,9 +170,8 @@ def load_network(location: str | Path) -> tuple[nn.Module, DetectorInfo]:
         UserError: There is no detector, or it is damaged.
     """
     info = read_info(location)
-    with fetched(location, [WEIGHTS]) as folder:
-        where = f"{str(location).rstrip('/')}/{WEIGHTS}"
-        file = folder / WEIGHTS
+    where = f"{str(location).rstrip('/')}/{WEIGHTS}"
+    with fetched(location, WEIGHTS) as file:
         if not file.is_file():
             raise UserError(f"{location} holds no {WEIGHTS}; copy the whole folder.")
         if _sha256(file) != info.weights_sha256:

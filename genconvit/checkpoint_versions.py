@@ -28,6 +28,8 @@ def upgraded(content: Any, where: str) -> Content:
     """
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise UserError(f"{where} is no description of a detector; restore the file.")
+    if not isinstance(content.get("training", {}), dict):
+        raise UserError(f"{where}: training is no mapping; it is damaged, restore the file.")
     if content["format"] > FORMAT:
         raise UserError(
             f"{where} has format {content['format']}, and this is another version of genconvit, "

@@ -125,7 +125,11 @@ def from_state_dict(
         CheckpointError: A key is missing, unexpected or misshapen.
         UserError: It is that of the other network.
     """
-    state = {key.removeprefix("module."): v for key, v in state.items() if isinstance(v, Tensor)}
+    state = {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     other: Net = "vae" if net == "ed" else "ed"
     if _MARK[net] not in state and _MARK[other] in state:
         raise UserError(f"{origin} is a checkpoint of the {other} network; give it as --{other}.")
@@ -179,7 +183,7 @@ def _load(file: Path) -> dict[str, Any]:
             f"{file} is no PyTorch checkpoint, or holds objects that could run code, and is not "
             "read; give a state dict."
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # what is no checkpoint fails in as many ways as there are files
         raise UserError(f"{file} cannot be read as a PyTorch checkpoint; it is damaged.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} holds no state dict; give a published GenConViT checkpoint.")

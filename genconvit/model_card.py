@@ -8,9 +8,11 @@ from jinja2 import Environment, StrictUndefined
 
 from genconvit.evaluate.pages import facts
 
+_HUB_NAMES = {"CC BY-NC 4.0": "cc-by-nc-4.0"}
+"""Licences as model hubs write them."""
 _CARD = """\
 ---
-license: {{ "cc-by-nc-4.0" if info.licence == "CC BY-NC 4.0" else "other" }}
+license: {{ license }}
 library_name: genconvit
 tags: [deepfake-detection, video]
 ---
@@ -101,6 +103,7 @@ def model_card(info: dict[str, Any], id: str) -> str:
     return environment.from_string(_CARD).render(
         info=info,
         id=id,
+        license=_HUB_NAMES.get(info["licence"], "other"),
         backbones="backbone " + " and ".join(f"`{name}`" for name in names),
         libraries=", ".join(f"{name} {number}" for name, number in info["libraries"].items()),
         training=facts(training),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from genconvit.errors import UserError
 
@@ -26,40 +27,42 @@ def absolute(location: str | Path) -> str:
     return str(location) if is_url(location) else str(Path(location).resolve())
 
 
-def read_remote(url: str, names: Sequence[str]) -> dict[str, bytes | None]:
-    """Contents of files in a remote folder by name; None where there is no such file.
+def read_remote(url: str, name: str) -> bytes | None:
+    """The content of a file in a remote folder; None where there is no such file.
 
     Raises:
         UserError: The URL's kind is unknown here, or the store refuses.
     """
     with _explained(url):
-        system, folder = fsspec.core.url_to_fs(url)
-        paths = {name: f"{folder.rstrip('/')}/{name}" for name in names}
-        return {n: system.cat_file(p) if system.isfile(p) else None for n, p in paths.items()}
+        system, folder = _open(url)
+        try:
+            content: bytes = system.cat_file(f"{folder}/{name}")
+        except FileNotFoundError:
+            return None
+        return content
 
 
 @contextlib.contextmanager
-def fetched(location: str | Path, names: Sequence[str]) -> Iterator[Path]:
-    """A local folder with the files of a location: itself, or a copy that goes with the block.
+def fetched(location: str | Path, name: str) -> Iterator[Path]:
+    """A local file with the content of one in a folder: itself, or a copy that goes with the block.
 
     Args:
         location: A local folder or a URL.
-        names: The files to fetch; those that are not there are left out.
+        name: The file; where it is not there, neither is the path that is given.
 
     Raises:
         UserError: The URL's kind is unknown here, or the store refuses.
     """
     if not is_url(location):
-        yield Path(location)
+        yield Path(location) / name
         return
-    with tempfile.TemporaryDirectory(prefix="genconvit-") as copy:
+    with tempfile.TemporaryDirectory(prefix="genconvit-") as folder:
+        copy = Path(folder) / name
         with _explained(str(location)):
-            system, folder = fsspec.core.url_to_fs(str(location))
-            for name in names:
-                path = f"{folder.rstrip('/')}/{name}"
-                if system.isfile(path):
-                    system.get_file(path, str(Path(copy, name)))
-        yield Path(copy)
+            system, remote = _open(str(location))
+            with contextlib.suppress(FileNotFoundError):
+                system.get_file(f"{remote}/{name}", str(copy))
+        yield copy
 
 
 def upload(folder: Path, url: str, last: str) -> None:
@@ -72,23 +75,27 @@ def upload(folder: Path, url: str, last: str) -> None:
         UserError: The URL's kind is unknown here, or the store refuses.
     """
     with _explained(url):
-        system, remote = fsspec.core.url_to_fs(url)
-        remote = remote.rstrip("/")
-        system.makedirs(remote, exist_ok=True)
-        if system.isfile(f"{remote}/{last}"):
+        system, remote = _open(url)
+        if isinstance(system, LocalFileSystem):  # stores have no folders, and a bucket is asked for
+            system.makedirs(remote, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
             system.rm_file(f"{remote}/{last}")
-        files = sorted(folder.iterdir(), key=lambda file: file.name == last)
-        for file in files:
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == last):
             system.put_file(str(file), f"{remote}/{file.name}")
 
 
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the folder in it."""
+    system, folder = fsspec.core.url_to_fs(url)
+    return system, folder.rstrip("/")
+
+
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[Any]:
+def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
         raise UserError(f"{url}: {error}.") from error
-    except ValueError as error:
-        raise UserError(f"{url}: fsspec knows no such kind of address ({error}).") from error
-    except OSError as error:
-        raise UserError(f"{url} cannot be read or written ({error}); check it.") from error
+    except Exception as error:  # every store has errors of its own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{url} cannot be read or written ({reason}); check it.") from error

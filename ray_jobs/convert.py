@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from genconvit.checkpoint import save_detector
+from genconvit.checkpoint import DESCRIPTION, save_detector
 from genconvit.errors import UserError
 from genconvit.legacy import (
     LICENCE,
@@ -18,7 +18,7 @@ from genconvit.legacy import (
     published_info,
     read_published,
 )
-from genconvit.storage import is_url
+from genconvit.storage import is_url, read_remote
 from ray_jobs.output import Output
 
 
@@ -44,8 +44,7 @@ def convert(ed: Path | None, vae: Path | None, out: str, output: Output) -> dict
         files["vae"] = vae
     if not files:
         raise UserError("give --ed FILE, --vae FILE or both: the published checkpoints.")
-    if not is_url(out) and Path(out).exists() and (Path(out).is_file() or any(Path(out).iterdir())):
-        raise UserError(f"{out} is not empty; choose another --out for the detector.")
+    _refuse_taken(out)
     model = model_for(list(files))
     networks = []
     for net, file in files.items():
@@ -77,6 +76,15 @@ def convert(ed: Path | None, vae: Path | None, out: str, output: Output) -> dict
     }
     output.emit(result)
     return result
+
+
+def _refuse_taken(out: str) -> None:
+    if is_url(out):
+        taken = read_remote(out, DESCRIPTION) is not None
+    else:
+        taken = Path(out).exists() and (Path(out).is_file() or any(Path(out).iterdir()))
+    if taken:
+        raise UserError(f"{out} is not empty; choose another --out for the detector.")
 
 
 def _read(file: Path, net: Net, output: Output) -> Published:

@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from genconvit import load_detector
 from genconvit.checkpoint import Calibration, load_network, read_info, save_detector
@@ -204,10 +205,51 @@ def test_a_detector_that_was_uploaded_in_part_is_none(detector: Path) -> None:
     ("url", "message"),
     [
         ("memory://bucket/nothing", "holds no detector"),
-        ("nonsense://bucket/a", "no such kind of address"),
+        ("nonsense://bucket/a", "nonsense"),
         ("file:///nowhere/at/all", "holds no detector"),
     ],
 )
 def test_a_url_without_a_detector_is_named(url: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_detector(url)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg", "pretrained", "cache_dir"])
+def test_a_description_cannot_make_timm_load_anything(copy: Path, name: str) -> None:
+    for part in ("backbone", "embedder"):
+        edit(copy / "detector.json", **{f"model__{part}_kwargs__{name}": "evil.pth"})
+        with pytest.raises(UserError, match=f"model.{part}_kwargs sets {name}"):
+            load_network(copy)
+        content = json.loads((copy / "detector.json").read_text())
+        del content["model"][f"{part}_kwargs"][name]
+        (copy / "detector.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("training", [None, [1], "fast"])
+def test_a_damaged_description_of_format_1_is_refused(training: object, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(VERSION_1, tmp_path / "old"))
+    edit(old / "detector.json", training=training)
+    with pytest.raises(UserError, match="training is no mapping"):
+        read_info(old)
+
+
+class Refuses(MemoryFileSystem):
+    """A store without credentials."""
+
+    protocol = "refuses"
+
+    def cat_file(self, *args: object, **kwargs: object) -> bytes:
+        raise RuntimeError("no credentials")
+
+    rm_file = put_file = get_file = cat_file
+
+
+def test_a_store_that_refuses_is_not_taken_for_an_empty_one(detector: Path) -> None:
+    fsspec.register_implementation("refuses", Refuses, clobber=True)
+    network, info = load_network(detector)
+    for attempt in (
+        lambda: read_info("refuses://bucket/a"),
+        lambda: save_detector("refuses://bucket/a", network.state_dict(), info),
+    ):
+        with pytest.raises(UserError, match=r"cannot be read or written \(no credentials"):
+            attempt()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genconvit import load_detector
-from genconvit.checkpoint import save_detector
+from genconvit.checkpoint import load_network, save_detector
 from genconvit.config import ModelSettings
 from genconvit.errors import UserError
 from genconvit.legacy import (
@@ -27,6 +27,8 @@ from genconvit.legacy import (
 )
 from genconvit.models.registry import build_from_settings
 from ray_jobs.cli import main
+from ray_jobs.convert import convert
+from ray_jobs.output import Output
 
 # (net, seed) of ../shared/reference/cases.json.
 CASES: list[tuple[Net, int]] = [("ed", 1), ("ed", 2), ("vae", 1), ("vae", 2)]
@@ -225,11 +227,25 @@ class Bomb:
         (b"", "no PyTorch checkpoint|cannot be read"),
         (b"PK\x03\x04 broken", "cannot be read"),
         (pickle.dumps({"state_dict": Bomb()}, protocol=2), "could run code"),
+        (b"hello world, this is a text", "cannot be read"),
+        (bytes(range(256)) * 9, "no PyTorch checkpoint|cannot be read"),
+        ({3: torch.zeros(2), "a": torch.zeros(2)}, "a is unexpected"),
         ([1, 2], "no state dict"),
         ({"epoch": 3}, "no state dict"),
         ({"state_dict": Bomb()}, "could run code"),
     ],
-    ids=["nothing", "empty", "broken zip", "pickle", "list", "no state", "code in a state"],
+    ids=[
+        "nothing",
+        "empty",
+        "broken zip",
+        "pickle",
+        "text",
+        "bytes",
+        "numbers",
+        "list",
+        "no state",
+        "code in a state",
+    ],
 )
 def test_what_is_no_checkpoint_is_refused_and_never_run(
     content: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -263,6 +279,13 @@ def test_wrong_input_ends_with_one_sentence_and_2(
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_url_that_is_taken_is_left_alone(detector: Path, tmp_path: Path) -> None:
+    network, info = load_network(detector)
+    save_detector("memory://bucket/taken", network.state_dict(), info)
+    with pytest.raises(UserError, match="taken is not empty"):
+        convert(tmp_path / "a.pth", None, "memory://bucket/taken", Output())
 
 
 def test_a_folder_that_is_taken_is_left_alone(detector: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from inspect import signature
 from typing import Any, TypeAlias
 
 import timm
@@ -23,6 +24,15 @@ IMAGENET_CLASSES = 1000
 # timm's modules by role. Others (swin_transformer_v2_cr) lay their maps out differently.
 _MODULES = {"backbone": ["convnext"], "embedder": ["swin_transformer", "swin_transformer_v2"]}
 _FAMILIES = {"backbone": "ConvNeXt", "embedder": "Swin"}
+# What the networks' constructors take. timm.create_model takes more, such as files and addresses to
+# load weights from: a detector's description must not reach those.
+_PARAMETERS = {
+    role: {name for family in families for name in signature(family).parameters}
+    for role, families in {
+        "backbone": [ConvNeXt],
+        "embedder": [SwinTransformer, SwinTransformerV2],
+    }.items()
+}
 
 
 def build_backbones(model: ModelSettings) -> tuple[ConvNeXt, Swin]:
@@ -80,6 +90,12 @@ def _build(
         raise UserError(
             f"model.{role}={name!r} is no {_FAMILIES[role]} of timm's; the nearest names are "
             f"{near}."
+        )
+    foreign = sorted(kwargs.keys() - _PARAMETERS[role])
+    if foreign:
+        raise UserError(
+            f"model.{role}_kwargs sets {foreign[0]}, which is no part of a {_FAMILIES[role]}; "
+            "leave it out."
         )
     fixed = {**fixed, "in_chans": 3, "drop_path_rate": model.drop_path_rate}
     for key in sorted(fixed.keys() & kwargs.keys()):
