@@ -1,9 +1,8 @@
 """Every setting: its type, default, range, unit and meaning.
 
 A job's settings are one `Settings` object. `genconvit.overrides` builds it from the defaults, a
-preset, a YAML file
-and the command line, in that order. Settings are frozen: a changed one is a copy
-(`settings.model_copy`).
+preset, a YAML file and the command line, in that order. Settings are frozen: a changed one is a
+copy (`settings.model_copy`).
 """
 
 from __future__ import annotations
@@ -349,8 +348,10 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _loss_of_the_arch(cls, values: Any) -> Any:
-        model = values.get("model") if isinstance(values, dict) else None
-        arch = model.get("arch") if isinstance(model, dict) else None
+        if not isinstance(values, dict):
+            return values
+        model = values.get("model")
+        arch = model.get("arch") if isinstance(model, dict) else getattr(model, "arch", None)
         if arch != "original" or not isinstance(values.get("loss", {}), dict):
             return values
         return {**values, "loss": {"vae_weight": 1.0, **values.get("loss", {})}}

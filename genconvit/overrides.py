@@ -69,14 +69,13 @@ def resolve_settings(
         find_field(name, origins[name])
         _put(tree, name, value)
     _latest_sampling_wins(tree, from_file)
-    _original_brings_its_sampling(tree, from_file)
     from_line: dict[str, Any] = {}
     for item in assignments:
         from_line[item.name] = _parse_value(item.value, find_field(item.name, item.origin))
         origins[item.name] = item.origin
         _put(tree, item.name, from_line[item.name])
     _latest_sampling_wins(tree, from_line)
-    _original_brings_its_sampling(tree, from_line)
+    _aggregation_brings_its_own(tree, {**from_file, **from_line}, origins, base)
     return _validate(tree, origins)
 
 
@@ -206,11 +205,33 @@ def _latest_sampling_wins(tree: dict[str, Any], given: dict[str, Any]) -> None:
             tree["sampling"].pop(other, None)
 
 
-def _original_brings_its_sampling(tree: dict[str, Any], given: dict[str, Any]) -> None:
-    """The published aggregation looks at the published frames, where none are asked for with it."""
-    chosen = given.get("decision.aggregation") == "original"
-    if chosen and not any(name.startswith("sampling.") for name in given):
-        tree["sampling"] = ORIGINAL_SAMPLING.model_dump()
+def _aggregation_brings_its_own(
+    tree: dict[str, Any], given: dict[str, Any], origins: dict[str, str], base: Settings | None
+) -> None:
+    """What belongs to the published aggregation comes and goes with it.
+
+    Its frames give way to what is asked for of them; another threshold is refused.
+    """
+    was = base.decision.aggregation if base else "mean"
+    chosen = given.get("decision.aggregation", was)
+    if chosen == "original":
+        for name, fixed in (("decision.threshold", 0.5), ("decision.undecided_margin", 0.0)):
+            if name in given and str(given[name]) not in (str(fixed), f"{fixed:g}"):
+                raise UserError(
+                    f"{origins[name]}: the aggregation original takes the larger of two sigmoids, "
+                    "without threshold and band; leave it out."
+                )
+    if chosen == "original" and "decision.aggregation" in given:
+        asked = {name: value for name, value in tree.get("sampling", {}).items()
+                 if f"sampling.{name}" in given}  # fmt: skip
+        usual = ORIGINAL_SAMPLING.model_dump()
+        if asked.get("frame_interval") is not None:
+            usual["frames"] = None
+        tree["sampling"] = {**usual, **asked}
+    if chosen == "mean" and was == "original":
+        for name in {"threshold", "undecided_margin"}:
+            if f"decision.{name}" not in given:
+                del tree["decision"][name]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -140,9 +140,36 @@ def test_python_keywords_get_the_same_errors() -> None:
 def test_the_published_aggregation_brings_its_frames_unless_others_are_asked_for() -> None:
     assert resolve("decision.aggregation=original").sampling == ORIGINAL_SAMPLING
     chosen = resolve("decision.aggregation=original", "sampling.frames=7").sampling
-    assert chosen == SamplingSettings(frames=7)
+    assert chosen == SamplingSettings(frames=7, spacing="linspace")
     every = resolve("sampling.frame_interval=3", "decision.aggregation=original").sampling
     assert every.frame_interval == 3
+
+
+def test_where_the_published_aggregation_is_chosen_does_not_matter(tmp_path: Path) -> None:
+    on_line = resolve("decision.aggregation=original", "sampling.frames=7")
+    config = write(tmp_path, "decision: {aggregation: original}\n")
+    assert resolve("sampling.frames=7", config=config) == on_line
+    config = write(tmp_path, "sampling: {frames: 7}\n")
+    assert resolve("decision.aggregation=original", config=config) == on_line
+
+
+@pytest.mark.parametrize("text", ["decision.threshold=0.8", "decision.undecided_margin=0.2"])
+def test_the_published_aggregation_takes_no_other_threshold(text: str) -> None:
+    with pytest.raises(UserError, match=f"{text}: the aggregation original"):
+        resolve("decision.aggregation=original", text)
+    published = resolve("decision.aggregation=original")
+    with pytest.raises(UserError, match=f"{text}: the aggregation original"):
+        resolve_settings(assignments=[parse_assignment(text)], base=published)
+    # What a run wrote of its settings is read again.
+    assert resolve("decision.threshold=0.5", "decision.aggregation=original") == published
+
+
+def test_the_mean_comes_with_its_band_again() -> None:
+    published = resolve("decision.aggregation=original")
+    mean = resolve_settings(
+        assignments=[parse_assignment("decision.aggregation=mean")], base=published
+    )
+    assert mean.decision == Settings().decision
 
 
 def test_the_published_aggregation_overrules_the_frames_of_a_detector() -> None:
@@ -161,6 +188,7 @@ def test_original_has_its_own_defaults() -> None:
     assert resolve("model.arch=v2").loss.vae_weight == 0.1
     again = resolve_settings(base=settings)
     assert again == settings
+    assert Settings(model=settings.model).loss.vae_weight == 1.0
 
 
 def test_what_only_v2_has_is_refused_with_original() -> None:

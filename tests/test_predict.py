@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from genconvit.checkpoint import DetectorInfo
 from genconvit.config import DecisionSettings, SamplingSettings
 from genconvit.data.crops import decode_crop, extract_crops
 from genconvit.data.tensors import to_images
+from genconvit.data.video import sample_frames
 from genconvit.errors import ClipError, UserError
 from genconvit.models.autoencoder import normalize
 from genconvit.predict import Detector
@@ -60,13 +62,26 @@ def test_the_asked_frames_are_looked_at(judge: Detector, clip: Path) -> None:
     assert verdict.frames_sampled == 2
 
 
+@pytest.fixture(scope="module")
+def long_clip(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clip's 8 frames five times over."""
+    frames = [frame.image_HWC for frame in sample_frames(clip, SamplingSettings(frames=8))]
+    path = tmp_path_factory.mktemp("long") / "long.avi"
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (width, height))
+    for image_HWC in frames * 5:
+        writer.write(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
 def test_the_published_aggregation_looks_and_decides_as_published(
-    judge: Detector, clip: Path
+    judge: Detector, long_clip: Path
 ) -> None:
-    published = DecisionSettings(aggregation="original")
+    clip, published = long_clip, DecisionSettings(aggregation="original")
     verdict = judge.judge(clip, decision=published)
     frames = [point.frame_index for point in verdict.timeline]
-    assert frames == list(range(8))  # the clip has 8 frames, fewer than 15
+    assert frames == np.linspace(0, 39, 15).astype(int).tolist()
     m0, m1 = np.mean([point.sigmoids for point in verdict.timeline], axis=0)
     assert verdict.verdict == ("FAKE" if m0 > m1 else "REAL")
     assert verdict.probability_fake == pytest.approx(m0 if m0 > m1 else 1 - m1)

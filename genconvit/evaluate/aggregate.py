@@ -56,7 +56,7 @@ def decide(
             )
         else:
             reason = f"mean P(fake) {p_fake:.2f} {basis}"
-        reason += _disagreement(tracks, decision)
+        reason += _disagreement(timeline, tracks, decision)
     return Verdict(
         clip=clip,
         verdict=word,
@@ -108,12 +108,7 @@ def mean_sigmoids(points: list[TimelinePoint]) -> tuple[float, float]:
 
 
 def judge(p_fake: float, decision: DecisionSettings) -> Word:
-    """The word for one score: FAKE above the margin, REAL below it, else UNDECIDED.
-
-    `original` knows no doubt: FAKE above 0.5, else REAL.
-    """
-    if decision.aggregation == "original":
-        return "FAKE" if p_fake > 0.5 else "REAL"
+    """The word for one score of `mean`: FAKE above the margin, REAL below it, else UNDECIDED."""
     if p_fake > decision.threshold + decision.undecided_margin:
         return "FAKE"
     if p_fake < decision.threshold - decision.undecided_margin:
@@ -144,24 +139,27 @@ def _larger_of(for_fake: float, for_real: float) -> float:
 
 
 def _summaries(timeline: list[TimelinePoint], decision: DecisionSettings) -> list[TrackSummary]:
-    by_track = sorted(timeline, key=lambda point: point.track)  # stable: frames stay in order
-    summaries = []
-    for track, group in groupby(by_track, key=lambda point: point.track):
-        points = list(group)
-        summaries.append(
-            TrackSummary(
-                track=track,
-                first_s=points[0].time_s,
-                last_s=points[-1].time_s,
-                crops=len(points),
-                probability_fake=judge_points(points, decision)[0],
-            )
+    return [
+        TrackSummary(
+            track=points[0].track,
+            first_s=points[0].time_s,
+            last_s=points[-1].time_s,
+            crops=len(points),
+            probability_fake=judge_points(points, decision)[0],
         )
-    return summaries
+        for points in _by_track(timeline)
+    ]
 
 
-def _disagreement(tracks: list[TrackSummary], decision: DecisionSettings) -> str:
-    words = [judge(track.probability_fake, decision) for track in tracks]
+def _by_track(timeline: list[TimelinePoint]) -> list[list[TimelinePoint]]:
+    ordered = sorted(timeline, key=lambda point: point.track)  # stable: frames stay in order
+    return [list(points) for _, points in groupby(ordered, key=lambda point: point.track)]
+
+
+def _disagreement(
+    timeline: list[TimelinePoint], tracks: list[TrackSummary], decision: DecisionSettings
+) -> str:
+    words = [judge_points(points, decision)[1] for points in _by_track(timeline)]
     fakes, reals = words.count("FAKE"), words.count("REAL")
     if not fakes or not reals:
         return ""

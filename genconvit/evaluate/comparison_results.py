@@ -84,7 +84,10 @@ class ComparisonReport(BaseModel):
 
     command: str
     about: str = Field(description="Which clips these are.")
-    clips: int = Field(description="Clips that every variant judged. All figures are over these.")
+    clips: int = Field(
+        description="Clips that every variant judged. All figures are over these; AUC and EER over "
+        "those with a score."
+    )
     fake: int
     real: int
     seeds: list[int]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -13,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import Word, frame_step, judge
+from genconvit.evaluate.aggregate import Word, frame_step, judge_points
 from genconvit.evaluate.metrics import VERDICTS, ClipMetrics
 from genconvit.evaluate.pages import clock, percent, score
-from genconvit.verdict import Verdict
+from genconvit.verdict import TimelinePoint, Verdict
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MARKS: dict[Word, str] = {"FAKE": "▲", "REAL": "●", "UNDECIDED": "◆"}
@@ -60,19 +59,19 @@ class Timeline:
 
     def _row(self, track: int, columns: int) -> Text:
         first, last = (self.verdict.timeline[end].time_s for end in (0, -1))
-        bins: list[list[float]] = [[] for _ in range(columns)]
+        bins: list[list[TimelinePoint]] = [[] for _ in range(columns)]
         for point in self.verdict.timeline:
             if point.track == track:
                 share = (point.time_s - first) / (last - first) if last > first else 0.0
-                bins[round(share * (columns - 1))].append(point.probability_fake)
+                bins[round(share * (columns - 1))].append(point)
         row = Text(no_wrap=True)
-        for values in bins:
-            if not values:
+        for points in bins:
+            if not points:
                 row.append(" ")
                 continue
-            p_fake = fmean(values)
+            p_fake, word = judge_points(points, self.decision)
             block = BLOCKS[min(int(p_fake * len(BLOCKS)), len(BLOCKS) - 1)]
-            row.append(block, style=STYLES[judge(p_fake, self.decision)])
+            row.append(block, style=STYLES[word])
         return row
 
 

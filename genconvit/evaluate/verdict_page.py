@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import frame_step, judge
+from genconvit.evaluate.aggregate import frame_step, judge_points
 from genconvit.evaluate.pages import clock, data_uri, facts, render, score
 from genconvit.files import replaced_file
 from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
@@ -84,7 +84,7 @@ def _view(item: JudgedClip, decision: DecisionSettings) -> dict[str, Any]:
         tracks.append(
             {
                 "summary": summary,
-                "word": judge(summary.probability_fake, decision),
+                "word": judge_points(points, decision)[1],
                 "colour": place % COLOURS,
                 "shape": place % SHAPES,
                 "marks": [_mark(point, timeline) for point in points] if step else [],
@@ -93,7 +93,7 @@ def _view(item: JudgedClip, decision: DecisionSettings) -> dict[str, Any]:
                     {
                         "image": data_uri(image, "image/jpeg"),
                         "point": point,
-                        "word": judge(point.probability_fake, decision),
+                        "word": judge_points([point], decision)[1],
                     }
                     for point, image in zip(timeline, item.thumbnails, strict=True)
                     if point.track == summary.track

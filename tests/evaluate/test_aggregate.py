@@ -160,8 +160,18 @@ def test_original_can_call_a_clip_fake_below_a_half() -> None:
 def test_original_never_abstains_and_has_no_other_threshold() -> None:
     strict = DecisionSettings(aggregation="original", threshold=0.9, undecided_margin=0.09)
     assert (strict.threshold, strict.undecided_margin) == (0.5, 0.0)
-    words = [judge(p_fake, strict) for p_fake in (0.51, 0.5, 0.49)]
-    assert words == ["FAKE", "REAL", "REAL"]
+
+
+def test_original_judges_each_person_as_it_judges_the_clip() -> None:
+    """Two people whose fake sigmoid is the larger one do not disagree, however small it is."""
+    points = [
+        point(p_fake, 0, track).model_copy(update={"sigmoids": sigmoids})
+        for track, (p_fake, sigmoids) in enumerate([(0.3, (0.3, 0.2)), (0.9, (0.9, 0.1))])
+    ]
+    verdict = decide("clip.mp4", points, 1, PUBLISHED)
+    assert verdict.verdict == "FAKE"
+    assert [track.probability_fake for track in verdict.tracks] == pytest.approx([0.3, 0.9])
+    assert "disagree" not in verdict.reason
 
 
 @given(st.lists(st.tuples(LOGITS, LOGITS), min_size=1, max_size=2))

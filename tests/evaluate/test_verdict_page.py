@@ -46,10 +46,15 @@ def page_of(folder: Path, *items: JudgedClip) -> str:
 
 
 def test_the_published_aggregation_is_explained_and_has_no_band(tmp_path: Path) -> None:
-    item = judged("talk.mp4", {second: {0: 0.9} for second in range(8)})
+    published = DecisionSettings(aggregation="original")
+    item = judged("talk.mp4", {second: {0: 0.3} for second in range(8)})
+    points = [p.model_copy(update={"sigmoids": (0.3, 0.2)}) for p in item.verdict.timeline]
+    verdict = decide("talk.mp4", points, 8, published)
     path = tmp_path / "verdict.html"
-    write_verdict_page(path, [item], {"id": "a"}, DecisionSettings(aggregation="original"))
+    write_verdict_page(path, [JudgedClip(verdict, item.thumbnails)], {"id": "a"}, published)
     page = path.read_text(encoding="utf-8")
+    assert "<title>FAKE: talk.mp4</title>" in re.sub(r">\s+|\s+<", lambda m: m[0].strip(), page)
+    assert "REAL" not in page.split("<main>")[1]  # nor is a track or a crop called so
     assert "as the published program does" in page
     assert "UNDECIDED." not in page
     assert "shaded: undecided" not in page
