@@ -125,6 +125,13 @@ def kl_divergence(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
     return kl_BZ.sum(dim=1).mean()
 
 
+def without_idle_heads(model: ModelSettings, loss: LossSettings) -> ModelSettings:
+    """The network without the branches' own heads, where the loss gives them no weight."""
+    if model.arch != "v2" or loss.aux_weight > 0:
+        return model
+    return model.model_copy(update={"aux_heads": False})
+
+
 def check_trainable(model: ModelSettings, loss: LossSettings) -> None:
     """Refuses settings that would leave parameters without a gradient.
 

@@ -12,7 +12,7 @@ from genconvit.config import ModelSettings
 from genconvit.errors import UserError
 from genconvit.evaluate.pages import facts, percent
 from genconvit.footprint import Footprint, footprint
-from genconvit.losses import check_trainable
+from genconvit.losses import check_trainable, without_idle_heads
 from ray_jobs.options import Given
 from ray_jobs.output import Output
 
@@ -42,6 +42,8 @@ def info(model: str | None, given: Given, batch_size: int, output: Output) -> di
         about = {"id": detector.id, "detector": model, **detector.model_dump(mode="json")}
     else:
         settings = given.settings()
+        model_trained = without_idle_heads(settings.model, settings.loss)
+        settings = settings.model_copy(update={"model": model_trained})
         check_trainable(settings.model, settings.loss)
         about = settings.model_dump(mode="json", include={"model", "loss"})
     cost = footprint(settings.model, settings.loss, batch_size)

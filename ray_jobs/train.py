@@ -17,7 +17,7 @@ from genconvit.config import Settings
 from genconvit.data.shards import FrameDataset, open_dataset, plan_slices
 from genconvit.errors import UserError
 from genconvit.evaluate.plots import training_curves
-from genconvit.losses import check_trainable
+from genconvit.losses import check_trainable, without_idle_heads
 from genconvit.models.registry import build_from_settings
 from genconvit.overrides import resolve_settings
 from genconvit.train.distributed import rank_and_world
@@ -78,7 +78,7 @@ def train(
         folder.start()
         output.say(
             f"Training {settings.model.preset} {settings.model.net} "
-            f"on {_plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
+            f"on {plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
             f"{settings.train.batch_size} crops a step and worker, "
             f"{sum(dataset.counts['train'].values())} crops.\nRun: {out}\nRay's logs: {ray_logs}"
         )
@@ -127,11 +127,9 @@ def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
         raise UserError(
             f"{dataset.path} has no val split; extract with split.val_fraction=0.2 or so."
         )
-    model = settings.model
-    changes: dict[str, Any] = {"aux_heads": model.aux_heads and settings.loss.aux_weight > 0}
-    if model.weights is not None:
-        changes["weights"] = model.weights.resolve()  # workers have another current folder
-    model = model.model_copy(update=changes)
+    model = without_idle_heads(settings.model, settings.loss)
+    if model.weights is not None:  # workers have another current folder
+        model = model.model_copy(update={"weights": model.weights.resolve()})
     check_trainable(model, settings.loss)
     with torch.device("meta"):  # what does not fit is told here, not by a worker
         build_from_settings(model.model_copy(update={"pretrained": False, "weights": None}))
@@ -284,7 +282,8 @@ def _fit_on_ray(folder: RunFolder, dataset: FrameDataset, budget: Budget, output
         watch(mailbox, trainer.fit, handle)
 
 
-def _plural(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
+    """`1 worker`, `2 workers`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 

@@ -32,7 +32,7 @@ from ray_jobs.cluster import (
     watch,
 )
 from ray_jobs.extract import dataset_for
-from ray_jobs.failures import user_error_in
+from ray_jobs.failures import reason_of
 from ray_jobs.output import Output, new_out_folder
 from ray_jobs.train import data_summary, settings_for, trainer_for
 
@@ -49,9 +49,6 @@ SPACE: dict[str, Any] = {
     "train.early_stopping_patience": ray.tune.randint(3, 16),
 }
 """The settings that are searched, by name."""
-
-NOT_OF_ORIGINAL = ("model.dropout_rate", "loss.ae_weight")
-"""Of these, what the published networks do not have."""
 
 
 def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def _run(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            failure = str(user_error_in(error) or error).strip().splitlines()[-1]
+            failure = reason_of(error)
             raise
         finally:
             ray.get(mailbox.push.remote({"trial": trial, "config": config, "failure": failure}))
@@ -175,7 +172,9 @@ def _run(
 
 def space_for(settings: Settings) -> dict[str, Any]:
     """What is searched: the settings of `SPACE` that the network has."""
-    left_out = NOT_OF_ORIGINAL if settings.model.arch == "original" else ()
+    arch, net = settings.model.arch, settings.model.net
+    left_out = {"model.dropout_rate", "loss.ae_weight"} if arch == "original" else set()
+    left_out |= {"ed": {"loss.vae_weight"}, "vae": {"loss.ae_weight"}}.get(net, set())
     return {name: values for name, values in SPACE.items() if name not in left_out}
 
 

@@ -133,6 +133,16 @@ def dataset(cluster: Cluster, clips: Path, tmp_path_factory: pytest.TempPathFact
     return path
 
 
+@pytest.fixture(scope="session")
+def blind_dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards with a test split that nobody can read."""
+    copy = tmp_path_factory.mktemp("blind") / "shards"
+    shutil.copytree(dataset, copy)
+    for file in (copy / "test").glob("*.parquet"):
+        file.write_bytes(bytes(file.stat().st_size))
+    return copy
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as free:

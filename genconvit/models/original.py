@@ -41,7 +41,8 @@ class Original(nn.Module):
 
         Args:
             images_BCHW: The images.
-            verdict_only: Returns logits alone. Nothing is computed but what they rest on anyway.
+            verdict_only: Returns no more than the logits, and those of both networks. Nothing else
+                is computed anyway.
 
         Raises:
             UserError: The images have another size.

@@ -47,8 +47,13 @@ def test_nothing_and_both_are_refused(detector: Path) -> None:
 
 
 def test_settings_that_could_not_be_trained_are_refused() -> None:
-    with pytest.raises(UserError, match="aux_weight"):
-        info(None, given("model.preset=nano", "loss.aux_weight=0"), 2, Output())
+    with pytest.raises(UserError, match="classification_weight"):
+        info(None, given("model.preset=nano", "loss.classification_weight=0"), 2, Output())
+
+
+def test_heads_that_training_leaves_out_are_left_out() -> None:
+    cost = info(None, given("model.preset=nano", "loss.aux_weight=0"), 2, Output(as_json=True))
+    assert "branch_heads" not in {part["name"] for part in cost["footprint"]["parts"]}
 
 
 def test_changes_are_those_to_the_preset() -> None:

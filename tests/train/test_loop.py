@@ -197,12 +197,33 @@ def ddp_worker(rank: int, folder: str) -> None:
     gradients(torch.nn.parallel.DistributedDataParallel(network), x_BCHW[half], labels_B[half])
     if rank == 0:
         torch.save({n: p.grad for n, p in network.named_parameters()}, f"{folder}/gradients.pt")
+    torch.manual_seed(rank)
+    normed = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).train()
+    normed(torch.randn(8, 3, 8, 8))
+    share_batch_statistics(normed)
+    torch.save(normed.state_dict(), f"{folder}/statistics{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_workers_have_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(ddp_worker, args=(str(tmp_path),), nprocs=2)
-    two = torch.load(tmp_path / "gradients.pt", weights_only=True)
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes of one DDP group left: starting them takes longer than their work."""
+    folder = tmp_path_factory.mktemp("ddp")
+    mp.spawn(ddp_worker, args=(str(folder),), nprocs=2)
+    return folder
+
+
+def test_all_workers_validate_with_the_same_batch_statistics(two_workers: Path) -> None:
+    first, second = (
+        torch.load(two_workers / f"statistics{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert not torch.equal(first["0.weight"], second["0.weight"])
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(first[f"1.{name}"], second[f"1.{name}"])
+
+
+def test_two_workers_have_the_gradients_of_one(two_workers: Path) -> None:
+    two = torch.load(two_workers / "gradients.pt", weights_only=True)
     network, x_BCHW, labels_B = network_and_batch()
     gradients(network, x_BCHW, labels_B)
     for name, parameter in network.named_parameters():
@@ -253,22 +274,3 @@ def test_a_resumed_run_does_not_begin_anew(trained: RunFolder, tmp_path: Path) -
     folder = run(Path(shutil.copytree(trained.path, tmp_path / "h")), settings("train.epochs=3"))
     log = (folder.path / "training.log").read_text().splitlines()
     assert [line.split()[:2] for line in log] == [["epoch", str(n)] for n in (1, 2, 3)]
-
-
-def statistics_worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/statistics", rank=rank, world_size=2)
-    torch.manual_seed(rank)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).train()
-    network(torch.randn(8, 3, 8, 8))
-    share_batch_statistics(network)
-    torch.save(network.state_dict(), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_all_workers_validate_with_the_same_batch_statistics(tmp_path: Path) -> None:
-    mp.spawn(statistics_worker, args=(str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert not torch.equal(first["0.weight"], second["0.weight"])
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        assert torch.equal(first[f"1.{name}"], second[f"1.{name}"])
