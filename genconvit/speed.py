@@ -24,7 +24,7 @@ class Speed:
     Attributes:
         images_per_s: Decoded crops scored a second, in passes of `CROPS_A_PASS`.
         ms_per_clip: From the stored crops of one clip to its verdict. Decoding the video and
-            finding faces come before it and are the same for all detectors.
+            finding faces come before it and are not in it.
     """
 
     images_per_s: float

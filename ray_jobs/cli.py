@@ -134,9 +134,7 @@ def evaluate(
 
 
 @app.command()
-@with_settings(
-    TRAINING, {"--preset": "model.preset"}, NETWORK, SAMPLING, DECISION, positional=False
-)
+@with_settings(TRAINING, {"--preset": "model.preset"}, SAMPLING, DECISION, positional=False)
 def compare(
     variants: Annotated[
         list[str],

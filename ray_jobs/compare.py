@@ -7,35 +7,39 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
 
 from genconvit.checkpoint import read_info
-from genconvit.config import LossSettings
+from genconvit.config import LossSettings, SamplingSettings
 from genconvit.data.catalog import Clip, attach_labels, find_clips
-from genconvit.data.crops import ClipCrops, extract_crops
-from genconvit.data.shards import FrameDataset, open_dataset, read_clips
+from genconvit.data.crops import extract_crops
+from genconvit.data.shards import (
+    SPLITS,
+    FrameDataset,
+    open_dataset,
+    read_clips,
+    refuse_other_crops,
+)
 from genconvit.errors import UserError
 from genconvit.evaluate import comparison_results
 from genconvit.evaluate.comparison import comparison_tables, write_comparison
 from genconvit.evaluate.comparison_results import ComparisonReport, VariantRun
-from genconvit.evaluate.plots import training_curves
 from genconvit.evaluate.report import EvaluatedClip
 from genconvit.footprint import footprint
-from genconvit.predict import Detector, load_detector
+from genconvit.overrides import Assignment, resolve_settings
+from genconvit.predict import CROPS_A_PASS, load_detector
 from genconvit.speed import Speed, measure_speeds
 from genconvit.storage import absolute
-from genconvit.train.run_folder import RunFolder, epoch_line, read_results
-from ray_jobs.cluster import Budget, Event, Resources, connected, new_mailbox, watch
-from ray_jobs.evaluate import Judging
+from ray_jobs.cluster import connected
+from ray_jobs.evaluate import Judging, knows_split
 from ray_jobs.extract import dataset_for
-from ray_jobs.failures import user_error_in
+from ray_jobs.failures import reason_of
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
-from ray_jobs.train import finished, trainer_for
-from ray_jobs.tune import DRIVER_CPUS, sweep_budget
+from ray_jobs.train import plural
+from ray_jobs.train_many import train_runs
 from ray_jobs.variants import Run, Variant, parse_variant, plan_runs
 
 TIMED_CLIPS = 4
@@ -74,29 +78,27 @@ def compare(
         UserError: A variant, the data or the cluster do not allow it, or every variant failed.
     """
     asked = [parse_variant(text) for text in variants]
-    _check(asked, seeds, data, video_dir, ground_truth)
+    _check(asked, seeds, data, video_dir, ground_truth, split, given)
     out = (out or new_out_folder("compare")).resolve()
-    if out.exists() and not (out / "variants").is_dir() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out} holds something else; choose another --out for the comparison.")
+    _refuse_taken(out)
     with connected(output) as ray_logs:
         output.say(f"Comparing {len(asked)} variants in {out}\nRay's logs: {ray_logs}")
-        dataset = open_dataset(dataset_for(data, given.settings(), output)) if data else None
+        # How verdicts are made must not say which frames are extracted to train on.
+        training = Given(given.config, _without(given, "decision."))
+        dataset = open_dataset(dataset_for(data, training.settings(), output)) if data else None
         plans = [plan_runs(variant, given, seeds, dataset, out) for variant in asked]
         clips = _labelled_clips(video_dir, ground_truth)
         if clips is None and dataset is not None:
             split = split or _split_of(dataset)
-            _refuse_other_crops(plans, dataset)
-        failed = _train(plans, dataset, given, output)
-        judged = {
-            run.detector: _judge(run, given, output, clips, dataset, split)
-            for plan in plans
-            for run in plan
-            if run.variant not in failed
-        }
+            dataset.row_groups(split)  # one that is empty is told here, not hours later
+            for run in (run for plan in plans for run in plan if run.folder is None):
+                refuse_other_crops(dataset, read_info(run.detector).preprocess)
+        failed = train_runs(plans, dataset, given, output)
+        judged = _judge_all(plans, failed, given, output, clips, dataset, split)
         if not judged:
             reason = next(iter(failed.values()))
-            raise UserError(f"no variant could be trained; the first: {reason}")
-        speeds, device = _time(plans, judged, output, clips, dataset, split)
+            raise UserError(f"no variant could be compared; the first: {reason}")
+        speeds, device = _time(plans, judged, given, output, clips, dataset, split)
     results = [
         _result(variant, plan, judged, speeds, failed.get(variant.name))
         for variant, plan in zip(asked, plans, strict=True)
@@ -108,7 +110,7 @@ def compare(
         command=_command(variants, given, data, video_dir, ground_truth, seeds, split),
         about=f"the clips in {video_dir}" if video_dir else f"the {split} split of {data}",
         device=device,
-        notes=_notes(plans, seeds, None if video_dir else split),
+        notes=_notes(plans, judged, seeds, None if video_dir else dataset, split),
     )
     output.say(comparison_tables(report))
     output.say(f"Page: {out / 'comparison.html'}\nTable: {out / 'comparison.md'}")
@@ -122,6 +124,8 @@ def _check(
     data: Path | None,
     video_dir: Path | None,
     ground_truth: Path | None,
+    split: str | None,
+    given: Given,
 ) -> None:
     if not asked:
         raise UserError("give --variants, such as --variants original v2 v2,attention=false.")
@@ -135,6 +139,23 @@ def _check(
         raise UserError("--ground-truth goes with --video-dir; --data has its labels.")
     if data is not None and not data.exists():
         raise UserError(f"{data} does not exist; check --data.")
+    if split is not None and video_dir is not None:
+        raise UserError("--split is of --data, and the clips of --video-dir are judged; drop one.")
+    if split is not None and split not in SPLITS:
+        raise UserError(f"--split {split}: the splits are {', '.join(SPLITS)}.")
+    for name, instead in (("seed", "--seeds"), ("model.arch", "--variants")):
+        if any(item.name == name for item in given.assignments):
+            raise UserError(f"{name} differs between what is compared; give it as {instead}.")
+
+
+def _refuse_taken(out: Path) -> None:
+    ours = (out / "variants").is_dir() or (out / "comparison.json").is_file()
+    if out.exists() and not ours and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out} holds something else; choose another --out for the comparison.")
+
+
+def _without(given: Given, *sections: str) -> list[Assignment]:
+    return [item for item in given.assignments if not item.name.startswith(sections)]
 
 
 def _labelled_clips(video_dir: Path | None, ground_truth: Path | None) -> list[Clip] | None:
@@ -152,105 +173,46 @@ def _split_of(dataset: FrameDataset) -> str:
     return "test" if test.get("fake") and test.get("real") else "val"
 
 
-def _refuse_other_crops(plans: Sequence[Sequence[Run]], dataset: FrameDataset) -> None:
-    for run in (run for plan in plans for run in plan if run.folder is None):
-        preprocess = read_info(run.detector).preprocess
-        if preprocess != dataset.preprocess:
-            raise UserError(
-                f"{run.variant} needs crops of preprocessing {preprocess.fingerprint()}, and "
-                f"{dataset.path} has {dataset.preprocess.fingerprint()}; judge clips with "
-                "--video-dir, or extract with its settings."
-            )
-
-
-def _train(
-    plans: Sequence[Sequence[Run]], dataset: FrameDataset | None, given: Given, output: Output
-) -> dict[str, str]:
-    """Trains what is not trained yet, as many runs at once as fit; returns failures by variant."""
-    todo = [
-        run.folder
-        for plan in plans
-        for run in plan
-        if run.folder and not finished(run.folder.path, run.folder.settings)
-    ]
-    if not todo or dataset is None:
-        return {}
-    names = {str(run.folder.path): run for plan in plans for run in plan if run.folder}
-    budget, at_once = sweep_budget(given.settings(), Resources.of_cluster(), len(todo))
-    output.say(
-        f"Training {len(todo)} runs, {at_once} at once, on {budget.workers} "
-        f"{'GPU' if budget.use_gpu else 'CPU'} worker{'s'[: budget.workers != 1]} each."
-    )
-    mailbox, failed = new_mailbox(), {}
-    epochs = sum(folder.settings.train.epochs for folder in todo)
-    with output.bar("training", total=epochs) as bar:
-
-        def handle(event: Event) -> None:
-            if event["event"] == "epoch":
-                run = names[event["run"]]
-                bar.advance(f"{run.variant} seed {run.seed}")
-                output.say(f"{run.variant} seed {run.seed}  {epoch_line(event, parts=False)}")
-                output.emit({**event, "variant": run.variant, "seed": run.seed})
-
-        failures = watch(mailbox, lambda: _fit_all(todo, dataset, budget, at_once, mailbox), handle)
-    for folder in todo:
-        run = names[str(folder.path)]
-        if folder.path in failures:
-            failed[run.variant] = f"seed {run.seed}: {failures[folder.path]}"
-            output.warn(f"{run.variant}: {failed[run.variant]}")
-        else:
-            training_curves(folder.path, read_results(folder.path)["history"])
-    return failed
-
-
-def _fit_all(
-    todo: Sequence[RunFolder], dataset: FrameDataset, budget: Budget, at_once: int, mailbox: object
-) -> dict[Path, str]:
-    """Fits every run in a process of its own; returns the reasons of those that failed."""
-    fit = ray.remote(num_cpus=DRIVER_CPUS, max_retries=0)(_fit)
-    waiting, running = list(todo), dict[Any, RunFolder]()
-    failures: dict[Path, str] = {}
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            folder = waiting.pop(0)
-            folder.start()
-            running[fit.remote(folder, dataset, budget, mailbox)] = folder
-        for done in ray.wait(list(running))[0]:
-            folder = running.pop(done)
-            try:
-                ray.get(done)
-            except Exception as error:  # the other variants go on
-                reason = str(user_error_in(error) or error).strip().splitlines()[-1]
-                failures[folder.path] = reason
-    return failures
-
-
-def _fit(folder: RunFolder, dataset: FrameDataset, budget: Budget, mailbox: object) -> None:
-    """Runs in a Ray task, which only waits; the workers compute."""
-    trainer_for(folder, dataset, budget, mailbox).fit()
-
-
-def _judge(
-    run: Run,
+def _judge_all(
+    plans: Sequence[Sequence[Run]],
+    failed: dict[str, str],
     given: Given,
     output: Output,
     clips: list[Clip] | None,
     dataset: FrameDataset | None,
     split: str | None,
-) -> list[EvaluatedClip]:
-    settings, info = given.settings(), read_info(run.detector)
-    sampling = settings.sampling if settings.sampling.model_fields_set else info.sampling
-    judging = Judging(run.detector, info, sampling, settings.decision, 32, output)
-    if clips is not None:
-        return judging.clips(clips)
-    assert dataset is not None
-    assert split is not None
-    return judging.shards(dataset.path, split)
+) -> dict[str, list[EvaluatedClip]]:
+    """Verdicts by detector; a variant that cannot judge is added to `failed`."""
+    judged: dict[str, list[EvaluatedClip]] = {}
+    decision = given.settings().decision
+    for run in (run for plan in plans for run in plan):
+        if run.variant in failed:
+            continue
+        info, sampling = read_info(run.detector), _sampling_of(run, given)
+        judging = Judging(run.detector, info, sampling, decision, CROPS_A_PASS, output)
+        try:
+            if clips is not None:
+                judged[run.detector] = judging.clips(clips)
+            elif dataset is not None and split is not None:
+                judged[run.detector] = judging.shards(dataset.path, split)
+        except Exception as error:  # the other variants go on
+            failed[run.variant] = reason_of(error)
+            output.warn(f"{run.variant}: {failed[run.variant]}")
+    for run in (run for plan in plans for run in plan if run.variant in failed):
+        judged.pop(run.detector, None)  # of a variant all seeds count, or none
+    return judged
+
+
+def _sampling_of(run: Run, given: Given) -> SamplingSettings:
+    """The detector's, with what the command line changes of it."""
+    own = [i for i in given.assignments if i.name.startswith(("sampling.", "decision."))]
+    return resolve_settings(assignments=own, base=read_info(run.detector).settings()).sampling
 
 
 def _time(
     plans: Sequence[Sequence[Run]],
     judged: dict[str, list[EvaluatedClip]],
+    given: Given,
     output: Output,
     clips: list[Clip] | None,
     dataset: FrameDataset | None,
@@ -258,26 +220,37 @@ def _time(
 ) -> tuple[dict[str, Speed], str]:
     """Speeds by variant, all measured in one process, and what they were measured on."""
     runs = [plan[0] for plan in plans if plan[0].detector in judged]
-    rows = judged[runs[0].detector]
-    seen = {row.name for row in rows if row.verdict and row.verdict.timeline}
+    seen = _with_face(judged[runs[0].detector])
+    for run in runs[1:]:
+        seen &= _with_face(judged[run.detector])
     if not seen:
-        return {}, "not timed: no clip has a face"
+        return {}, "nothing: no clip has a face for every variant"
     named = [clip for clip in clips or [] if clip.name in seen][:TIMED_CLIPS]
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_measure)
-    models = [absolute(run.detector) for run in runs]
+    models = [(absolute(run.detector), _sampling_of(run, given)) for run in runs]
     with output.bar("timing"):
         speeds, device = ray.get(task.remote(models, named, dataset, split))
     return {run.variant: speed for run, speed in zip(runs, speeds, strict=True)}, device
 
 
+def _with_face(rows: Sequence[EvaluatedClip]) -> set[str]:
+    return {row.name for row in rows if row.verdict and row.verdict.timeline}
+
+
 def _measure(
-    models: list[str], clips: list[Clip], dataset: FrameDataset | None, split: str | None
+    models: list[tuple[str, SamplingSettings]],
+    clips: list[Clip],
+    dataset: FrameDataset | None,
+    split: str | None,
 ) -> tuple[list[Speed], str]:
     """Runs in a Ray task, on a GPU where there is one."""
-    detectors = [load_detector(model) for model in models]
+    detectors = [load_detector(model) for model, _ in models]
     if clips:
-        crops = [_crops_for(detector, clips) for detector in detectors]
+        crops = [
+            [extract_crops(clip.path, detector.info.preprocess, sampling) for clip in clips]
+            for detector, (_, sampling) in zip(detectors, models, strict=True)
+        ]
     else:
         assert dataset is not None
         assert split is not None
@@ -285,11 +258,6 @@ def _measure(
     on_gpu = detectors[0].device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"one core of {platform.machine()}"
     return measure_speeds(detectors, crops), f"{device}, torch {torch.__version__}"
-
-
-def _crops_for(detector: Detector, clips: Sequence[Clip]) -> list[ClipCrops]:
-    info = detector.info
-    return [extract_crops(clip.path, info.preprocess, info.sampling) for clip in clips]
 
 
 def _result(
@@ -320,16 +288,36 @@ def _result(
     )
 
 
-def _notes(plans: Sequence[Sequence[Run]], seeds: Sequence[int], split: str | None) -> list[str]:
-    trained = any(run.folder for plan in plans for run in plan)
+def _notes(
+    plans: Sequence[Sequence[Run]],
+    judged: dict[str, list[EvaluatedClip]],
+    seeds: Sequence[int],
+    dataset: FrameDataset | None,
+    split: str | None,
+) -> list[str]:
     notes = []
-    if trained and len(seeds) == 1:
+    if any(run.folder for plan in plans for run in plan) and len(seeds) == 1:
         notes.append(
             "Each variant was trained once: another seed may change the order. The intervals are "
             "over clips alone; --seeds 0,1,2 trains three times."
         )
-    if trained and split == "val":
-        notes.append("The best epochs were chosen by these clips, so all figures flatter.")
+    if dataset is not None and split is not None:
+        knowing = [
+            plan[0].variant
+            for plan in plans
+            if plan[0].detector in judged
+            and knows_split(read_info(plan[0].detector), dataset, split)
+        ]
+        what = "were trained on" if split == "train" else "were chosen by"
+        if knowing:
+            notes.append(f"These {what} the {split} split, which flatters: {'; '.join(knowing)}.")
+    runs_with_face = Counter(name for rows in judged.values() for name in _with_face(rows))
+    partly = sum(count < len(judged) for count in runs_with_face.values())
+    if partly:
+        notes.append(
+            f"{plural(partly, 'clip')} had a face for some variants alone; AUC and EER of each are "
+            "over the clips with a score of its own."
+        )
     return notes
 
 

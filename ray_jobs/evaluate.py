@@ -22,10 +22,12 @@ from genconvit.data.shards import (
     MANIFEST,
     ROWS_PER_GROUP,
     SPLITS,
+    FrameDataset,
     Slice,
     load_slice,
     open_dataset,
     plan_slices,
+    refuse_other_crops,
 )
 from genconvit.errors import ClipError, UserError
 from genconvit.evaluate.aggregate import decide
@@ -173,12 +175,7 @@ class Judging:
         if split not in SPLITS:
             raise UserError(f"--split {split}: the splits are {', '.join(SPLITS)}.")
         dataset = open_dataset(data)
-        if dataset.preprocess != self.info.preprocess:
-            raise UserError(
-                f"{data} was extracted with preprocessing {dataset.preprocess.fingerprint()}, "
-                "and this detector "
-                f"needs {self.info.preprocess.fingerprint()}; extract the clips with its settings."
-            )
+        refuse_other_crops(dataset, self.info.preprocess)
         [slices] = plan_slices(dataset.row_groups(split), 1)
         items = [{"slice": vars(rows)} for rows in slices]
         size = self.info.model.image_size
@@ -288,10 +285,15 @@ def _notes(info: DetectorInfo, video_dir: Path | None, data: Path | None, split:
     notes = [
         f"Judged by the crops in {data}, split {split}: frames without a face are not counted."
     ]
-    if split != "test" and open_dataset(data).digest == info.data_digest:
+    if knows_split(info, open_dataset(data), split):
         what = "was trained on this split" if split == "train" else "was chosen by this split"
         notes.append(f"This detector {what}, so these figures flatter it.")
     return notes
+
+
+def knows_split(info: DetectorInfo, dataset: FrameDataset, split: str) -> bool:
+    """Whether a detector was trained on, or chosen by, the clips of a split."""
+    return split != "test" and info.data_digest == dataset.digest
 
 
 def _show(report: EvaluationReport, rows: list[EvaluatedClip], out: Path, output: Output) -> None:

@@ -14,7 +14,7 @@ from genconvit.config import SamplingSettings
 from genconvit.data.catalog import find_clips
 from genconvit.data.crops import Crop, decode_crop, extract_crops
 from genconvit.data.demo import write_demo_clips
-from genconvit.data.shards import SPLITS, is_dataset, open_dataset, read_clips
+from genconvit.data.shards import SPLITS, is_dataset, open_dataset, read_clips, refuse_other_crops
 from genconvit.errors import ClipError, UserError
 from genconvit.export import ExportReport, check_format, export_onnx
 from genconvit.predict import Detector, load_detector
@@ -99,12 +99,7 @@ def _crops_of(detector: Detector, path: Path) -> list[Crop]:
 def _stored(detector: Detector, path: Path) -> Iterator[list[Crop]]:
     """Each clip's crops, from shards."""
     dataset = open_dataset(path)
-    needed = detector.info.preprocess
-    if dataset.preprocess != needed:
-        raise UserError(
-            f"{path} was extracted with preprocessing {dataset.preprocess.fingerprint()}, and this "
-            f"detector needs {needed.fingerprint()}; extract the clips with its settings."
-        )
+    refuse_other_crops(dataset, detector.info.preprocess)
     for split in SPLITS:
         if sum(dataset.counts.get(split, {}).values()):
             for clip in read_clips(dataset, split, CROPS).values():

@@ -19,3 +19,8 @@ def user_error_in(error: BaseException | None, depth: int = 8) -> UserError | No
             if found is not None:
                 return found
     return None
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in a line: the user's own error where there is one."""
+    return str(user_error_in(error) or error).strip().splitlines()[-1]

@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from genconvit.checkpoint import DESCRIPTION, read_info
+from genconvit.checkpoint import DESCRIPTION, load_network
 from genconvit.config import ModelSettings
 from genconvit.data.shards import FrameDataset
 from genconvit.errors import UserError
 from genconvit.overrides import Assignment, resolve_settings
 from genconvit.storage import is_url
-from genconvit.train.run_folder import RunFolder
+from genconvit.train.run_folder import SETTINGS, RunFolder
 from ray_jobs.options import Given
 from ray_jobs.train import data_summary, settings_for
 
 ARCHITECTURES = get_args(ModelSettings.model_fields["arch"].annotation)
-SHARED_ALONE = ("train.num_workers", "train.device", "split.", "preprocess.", "decision.", "seed")
+SHARED_ALONE = (
+    *("train.num_workers", "train.device", "seed"),
+    *("split.", "preprocess.", "sampling.", "decision.", "tune.", "serve."),
+)
 """Settings that all variants have in common, or their results could not be compared."""
 
 
@@ -62,7 +65,7 @@ def parse_variant(text: str) -> Variant:
     Raises:
         UserError: It is neither, or sets what all variants share.
     """
-    arch, *switches = re.split(r",(?![^\[{]*[\]}])", text)  # not at the commas of a list
+    arch, *switches = _split(text)
     if arch in ARCHITECTURES:
         assignments = [Assignment("model.arch", arch, f"variant {text}")]
         return Variant(text, assignments + [_switch(switch, text) for switch in switches])
@@ -87,7 +90,7 @@ def plan_runs(
             there is nothing to train on.
     """
     if variant.detector is not None:
-        read_info(variant.detector)
+        load_network(variant.detector)  # a damaged one is told here, not hours later
         return [Run(variant.name, variant.detector)]
     if dataset is None:
         raise UserError(f"variant {variant.name} must be trained; give --data.")
@@ -102,8 +105,34 @@ def plan_runs(
         path = out / "variants" / variant.slug / f"seed{seed}"
         folder = RunFolder(path, settings, data_summary(dataset))
         folder.check()
+        _refuse_other_budget(folder)
         runs.append(Run(variant.name, str(folder.best), seed, folder))
     return runs
+
+
+def _refuse_other_budget(folder: RunFolder) -> None:
+    """A run may go on with more epochs; variants that were given different ones do not compare."""
+    if not (folder.path / SETTINGS).is_file():
+        return
+    begun = resolve_settings(folder.path / SETTINGS).train
+    for name in ("epochs", "early_stopping_patience", "early_stopping_min_delta"):
+        if getattr(begun, name) != getattr(folder.settings.train, name):
+            raise UserError(
+                f"{folder.path} was begun with train.{name}={getattr(begun, name):g}; give that, "
+                "or another --out."
+            )
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas, but for those inside lists and mappings."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _switch(switch: str, variant: str) -> Assignment:

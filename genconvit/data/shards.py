@@ -136,6 +136,20 @@ def open_dataset(path: Path) -> FrameDataset:
     return FrameDataset(path, preprocess, sampling, counts, digest)
 
 
+def refuse_other_crops(dataset: FrameDataset, preprocess: PreprocessSettings) -> None:
+    """Refuses shards whose crops were made otherwise than a detector's.
+
+    Raises:
+        UserError: Their preprocessing differs.
+    """
+    if dataset.preprocess != preprocess:
+        raise UserError(
+            f"{dataset.path} was extracted with preprocessing {dataset.preprocess.fingerprint()}, "
+            f"and this detector needs {preprocess.fingerprint()}; extract the clips with its "
+            "settings."
+        )
+
+
 def write_shard(folder: Path, rows: pa.Table) -> Path:
     """Writes one shard, named after its content, so that the same rows give the same file."""
     keys = rows.select(["video_id", "frame_index", "track"]).to_pydict()

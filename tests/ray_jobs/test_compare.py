@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,17 @@ def test_what_is_trained_is_not_trained_again(
     assert not (out / f"detailed_results_{SLUGS[1]}.csv").exists()
 
 
+def test_variants_with_other_epochs_do_not_share_a_folder(
+    out: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = compare(
+        "--data", dataset, "--out", out, "--preset", "nano", "--epochs", "2", "--lr", "1e-3",
+        "--variants", VARIANTS[0], "train.num_workers=1",
+    )  # fmt: skip
+    assert code == 2
+    assert "was begun with train.epochs=1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +107,13 @@ def test_what_is_trained_is_not_trained_again(
         (["--variants", "v2", "v2", "--data", "DATASET"], "given twice"),
         (["--variants", "v2", "--data", "nowhere"], "nowhere does not exist"),
         (["--variants", "v2", "--data", "DATASET", "--seeds", "1,1"], "seed 1 is given twice"),
+        (
+            ["--variants", "v2", "--data", "DATASET", "--split", "tset"],
+            "splits are train, val",
+        ),
+        (["--variants", "v2", "--data", "DATASET", "seed=3"], "give it as --seeds"),
+        (["--variants", "v2", "--data", "DATASET", "model.arch=v2"], "give it as --variants"),
+        (["--variants", "v2", "--video-dir", "x", "--split", "val"], "--split is of --data"),
         (
             ["--variants", "original", "--data", "DATASET", "--dropout-rate", "0.3"],
             "variant original: model: dropout_rate is a setting of arch v2",
@@ -130,8 +149,9 @@ def test_crops_that_a_loaded_detector_was_not_made_for_are_refused(
     other = tmp_path / "other"
     other.mkdir()
     (other / "extract.json").write_text(json.dumps(manifest))
+    shutil.copytree(dataset / "test", other / "test")
     assert compare("--variants", detector, "--data", other, "--out", tmp_path / "out") == 2
-    assert "judge clips with --video-dir" in capsys.readouterr().err
+    assert "extract the clips with its settings" in capsys.readouterr().err
 
 
 def test_loaded_detectors_are_compared_on_clips_without_shards(
@@ -140,7 +160,17 @@ def test_loaded_detectors_are_compared_on_clips_without_shards(
     lines = clips.read_text().splitlines()
     few = clips.with_name("few.csv")
     few.write_text("\n".join([lines[0], *(n for n in lines if n.startswith("test/"))][:5]))
-    assert compare("--variants", detector, "--video-dir", few, "--out", tmp_path / "out") == 0
-    content = report(tmp_path / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "comparison.json").write_text("{}")  # of an earlier one, which this one replaces
+    options = ["--frames", "2", "--aggregation", "original"]
+    assert compare("--variants", detector, "--video-dir", few, "--out", out, *options) == 0
+    content = report(out)
     assert content["clips"] == 4
+    assert content["decision"]["aggregation"] == "original"
     assert content["variants"][0]["ms_per_clip"] > 0
+    [details] = out.glob("detailed_results_*.csv")
+    with details.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["frames_sampled"] for row in rows} == {"2"}
+    assert all("mean sigmoids" in row["reason"] for row in rows)

@@ -12,12 +12,13 @@ from ray_jobs.variants import parse_variant, plan_runs
 
 
 def test_a_variant_is_an_architecture_with_settings() -> None:
-    variant = parse_variant("v2,attention=false,loss.aux_weight=0,autoencoder_channels=[2,3,4,4,4]")
+    kwargs = "{depths: [1,1,2,1], dims: [16,32,64,128]}"
+    variant = parse_variant(f"v2,attention=false,loss.aux_weight=0,backbone_kwargs={kwargs}")
     assert [(item.name, item.value) for item in variant.assignments] == [
         ("model.arch", "v2"),
         ("model.attention", "false"),
         ("loss.aux_weight", "0"),
-        ("model.autoencoder_channels", "[2,3,4,4,4]"),
+        ("model.backbone_kwargs", kwargs),
     ]
     assert variant.detector is None
 
@@ -43,6 +44,7 @@ def test_names_of_files_tell_variants_apart(switches: list[str]) -> None:
         ("v2,seed=3", "seed is the same for all"),
         ("v2,train.num_workers=3", "train.num_workers is the same for all"),
         ("v2,decision.threshold=0.4", "is the same for all"),
+        ("v2,sampling.frames=8", "is the same for all"),
     ],
 )
 def test_what_is_no_variant_is_refused(text: str, message: str) -> None:
