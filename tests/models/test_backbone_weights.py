@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genconvit.config import PRESETS
 from genconvit.errors import UserError
 from genconvit.models.registry import build_network
+from genconvit.presets import PRESETS
 
 NANO = PRESETS["v2"]["nano"]
 
