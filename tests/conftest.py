@@ -133,11 +133,9 @@ def dataset(cluster: Cluster, clips: Path, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-@pytest.fixture(scope="session")
-def blind_dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shards with a test split that nobody can read."""
-    copy = tmp_path_factory.mktemp("blind") / "shards"
-    shutil.copytree(dataset, copy)
+def without_test_split(dataset: Path, folder: Path) -> Path:
+    """A copy of shards in `folder` with a test split that nobody can read."""
+    copy = Path(shutil.copytree(dataset, folder / "shards"))
     for file in (copy / "test").glob("*.parquet"):
         file.write_bytes(bytes(file.stat().st_size))
     return copy

@@ -13,7 +13,7 @@ from genconvit.errors import UserError
 from ray_jobs.cli import main
 from ray_jobs.output import Output
 from ray_jobs.train import settings_for, train
-from tests.conftest import small_settings
+from tests.conftest import small_settings, without_test_split
 
 pytestmark = pytest.mark.usefixtures("cluster")
 QUIET = Output(as_json=True)
@@ -148,9 +148,9 @@ def test_without_an_auxiliary_weight_the_branch_heads_are_not_built(dataset: Pat
 
 
 @pytest.fixture(scope="module")
-def dataset(blind_dataset: Path) -> Path:
+def dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """No run here may need the test split."""
-    return blind_dataset
+    return without_test_split(dataset, tmp_path_factory.mktemp("blind"))
 
 
 def test_training_does_not_open_the_test_split(run: Path, dataset: Path) -> None:

@@ -14,7 +14,7 @@ from genconvit.overrides import resolve_settings
 from ray_jobs.cluster import Resources
 from ray_jobs.output import Output
 from ray_jobs.tune import DRIVER_CPUS, SPACE, space_for, sweep_budget, trial_settings, tune
-from tests.conftest import small_settings
+from tests.conftest import small_settings, without_test_split
 
 pytestmark = pytest.mark.usefixtures("cluster")
 QUIET = Output(as_json=True)
@@ -81,9 +81,9 @@ def test_a_sweep_is_not_overwritten(sweep: Path, dataset: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset(blind_dataset: Path) -> Path:
-    """No run here may need the test split."""
-    return blind_dataset
+def dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No sweep here may need the test split."""
+    return without_test_split(dataset, tmp_path_factory.mktemp("blind"))
 
 
 def test_a_sweep_does_not_open_the_test_split(sweep: Path, dataset: Path) -> None:
