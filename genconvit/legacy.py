@@ -181,10 +181,13 @@ def _load(file: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} is no PyTorch checkpoint, or holds objects that could run code, and is not "
-            "read; give a state dict."
+            "read; give the published file, or one that holds its state dict alone."
         ) from error
     except Exception as error:  # what is no checkpoint fails in as many ways as there are files
-        raise UserError(f"{file} cannot be read as a PyTorch checkpoint; it is damaged.") from error
+        raise UserError(
+            f"{file} cannot be read as a PyTorch checkpoint; give the published file, or copy it "
+            "again."
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{file} holds no state dict; give a published GenConViT checkpoint.")
     return content

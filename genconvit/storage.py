@@ -16,6 +16,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from genconvit.errors import UserError
 
+_EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Of this package, by kind of address."""
+
 
 def is_url(location: str | Path) -> bool:
     """Whether a location is a URL and not a path of this machine."""
@@ -95,7 +98,9 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{url}: {error}.") from error
+        extra = _EXTRAS.get(url.split("://")[0])
+        remedy = f"; run pip install 'genconvit[{extra}]'" if extra else ""
+        raise UserError(f"{url} needs a package that is not here ({error}){remedy}.") from error
     except Exception as error:  # every store has errors of its own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{url} cannot be read or written ({reason}); check it.") from error

@@ -230,7 +230,7 @@ def convert(
 @app.command()
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    out: Annotated[str, typer.Option("--out", help="File to write, on this machine.")],
     format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
     crops: Annotated[
         Path | None,
@@ -241,9 +241,14 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a detector's network as an ONNX file, checked against the detector on real crops."""
+    from genconvit.storage import is_url
     from ray_jobs.export import export as job
 
-    job(model, out, format, crops, Output(json))
+    if is_url(out):
+        raise UserError(
+            f"--out {out}: an ONNX file is written to a local path; copy it from there."
+        )
+    job(model, Path(out), format, crops, Output(json))
 
 
 @app.command()

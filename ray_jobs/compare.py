@@ -40,7 +40,7 @@ from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 from ray_jobs.train import plural
 from ray_jobs.train_many import train_runs
-from ray_jobs.variants import Run, Variant, parse_variant, plan_runs
+from ray_jobs.variants import Run, Variant, check_variant, parse_variant, plan_runs
 
 TIMED_CLIPS = 4
 """Clips on which speed is measured."""
@@ -79,6 +79,8 @@ def compare(
     """
     asked = [parse_variant(text) for text in variants]
     _check(asked, seeds, data, video_dir, ground_truth, split, given)
+    for variant in asked:
+        check_variant(variant, given, data)
     out = (out or new_out_folder("compare")).resolve()
     _refuse_taken(out)
     with connected(output) as ray_logs:

@@ -48,7 +48,7 @@ def info(model: str | None, given: Given, batch_size: int, output: Output) -> di
         about = settings.model_dump(mode="json", include={"model", "loss"})
     cost = footprint(settings.model, settings.loss, batch_size)
     switches = changed(settings.model)
-    output.say(parts_table(cost))
+    output.say(parts_table(cost, settings.model))
     output.say(memory_table(cost))
     names = {"arch": settings.model.arch, "preset": settings.model.preset}
     output.say(facts_table({**about, "model": {**names, **switches}}))
@@ -64,10 +64,11 @@ def changed(model: ModelSettings) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value != usual[name]}
 
 
-def parts_table(cost: Footprint) -> Table:
+def parts_table(cost: Footprint, model: ModelSettings) -> Table:
     """Parameters and operations by part of the network."""
     table = Table(
-        title="Network, with the FLOPs of one image's verdict",
+        title=f"{model.arch}, net {model.net}, {model.image_size} px: parameters, and the FLOPs of "
+        "one image's verdict",
         caption=f"A training step takes {quantity(cost.training_flops)}FLOPs an image.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

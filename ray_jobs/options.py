@@ -165,7 +165,8 @@ def _option(flag: str, target: str) -> inspect.Parameter:
     name, _, fixed = target.partition("=")
     field = find_field(name, flag)
     if fixed:
-        switch = typer.Option(flag, help=f"{target}. {field.description}", show_default=False)
+        what = f"Without: {field.description} ({target}; arch v2)"
+        switch = typer.Option(flag, help=what, show_default=False)
         return _keyword(_identifier(flag), Annotated[bool | None, switch])
     info = typer.Option(
         *flag.split("/"),

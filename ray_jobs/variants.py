@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from genconvit.checkpoint import DESCRIPTION, load_network
-from genconvit.config import ModelSettings
+from genconvit.config import ModelSettings, Settings
 from genconvit.data.shards import FrameDataset
 from genconvit.errors import UserError
 from genconvit.overrides import Assignment, resolve_settings
@@ -80,34 +80,58 @@ def parse_variant(text: str) -> Variant:
     )
 
 
+def check_variant(variant: Variant, given: Given, data: Path | None) -> None:
+    """What can be told of a variant without a cluster and without its data.
+
+    Raises:
+        UserError: Its settings do not fit each other, its detector is damaged, or there is nothing
+            to train on.
+    """
+    if variant.detector is not None:
+        load_network(variant.detector)
+    elif data is None:
+        raise UserError(f"variant {variant.name} must be trained; give --data.")
+    else:
+        _settings_of(variant, given, 0)
+
+
 def plan_runs(
     variant: Variant, given: Given, seeds: Sequence[int], dataset: FrameDataset | None, out: Path
 ) -> list[Run]:
     """The detectors that a variant stands for: one a seed, or the one that is loaded.
 
+    Args:
+        variant: One that `check_variant` let pass.
+        given: What all variants have in common.
+        seeds: Of the trainings.
+        dataset: To train on; None where every variant is loaded.
+        out: The comparison's folder.
+
     Raises:
-        UserError: Its settings do not fit each other, the data or a run that was begun in `out`, or
-            there is nothing to train on.
+        UserError: Its settings do not fit the data or a run that was begun in `out`.
     """
-    if variant.detector is not None:
-        load_network(variant.detector)  # a damaged one is told here, not hours later
-        return [Run(variant.name, variant.detector)]
-    if dataset is None:
-        raise UserError(f"variant {variant.name} must be trained; give --data.")
+    if variant.detector is not None or dataset is None:
+        return [Run(variant.name, variant.detector or "")]
     runs = []
     for seed in seeds:
-        own = [*variant.assignments, Assignment("seed", str(seed), f"seed {seed}")]
-        try:
-            settings = resolve_settings(given.config, [*given.assignments, *own])
-            settings = settings_for(dataset, settings)
-        except UserError as error:
-            raise UserError(f"variant {variant.name}: {error}") from error
+        settings = _settings_of(variant, given, seed, dataset)
         path = out / "variants" / variant.slug / f"seed{seed}"
         folder = RunFolder(path, settings, data_summary(dataset))
         folder.check()
         _refuse_other_budget(folder)
         runs.append(Run(variant.name, str(folder.best), seed, folder))
     return runs
+
+
+def _settings_of(
+    variant: Variant, given: Given, seed: int, dataset: FrameDataset | None = None
+) -> Settings:
+    own = [*variant.assignments, Assignment("seed", str(seed), f"seed {seed}")]
+    try:
+        settings = resolve_settings(given.config, [*given.assignments, *own])
+        return settings_for(dataset, settings) if dataset else settings
+    except UserError as error:
+        raise UserError(f"variant {variant.name}: {error}") from error
 
 
 def _refuse_other_budget(folder: RunFolder) -> None:

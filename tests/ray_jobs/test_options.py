@@ -97,3 +97,9 @@ def test_settings_are_told_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     files, assignments = split_overrides(["clip.mp4", "decision.threshold=0.7", "a.b=c", "x/y=z"])
     assert files == ["clip.mp4", "a.b=c", "x/y=z"]
     assert [item.name for item in assignments] == ["decision.threshold"]
+
+
+def test_an_onnx_file_is_not_written_to_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "export", "--model", "x", "--out", "s3://bucket/a.onnx")
+    assert code == 2
+    assert "--out s3://bucket/a.onnx: an ONNX file is written to a local path" in err

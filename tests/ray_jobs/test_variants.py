@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from genconvit.errors import UserError
 from ray_jobs.options import Given, parse_seeds
-from ray_jobs.variants import parse_variant, plan_runs
+from ray_jobs.variants import check_variant, parse_variant
 
 
 def test_a_variant_is_an_architecture_with_settings() -> None:
@@ -52,9 +52,16 @@ def test_what_is_no_variant_is_refused(text: str, message: str) -> None:
         parse_variant(text)
 
 
-def test_a_variant_to_train_needs_data(tmp_path: Path) -> None:
+def test_a_variant_to_train_needs_data() -> None:
     with pytest.raises(UserError, match="variant v2 must be trained; give --data"):
-        plan_runs(parse_variant("v2"), Given(None, []), [0], None, tmp_path)
+        check_variant(parse_variant("v2"), Given(None, []), None)
+
+
+def test_what_does_not_fit_is_told_before_any_data_is_read() -> None:
+    with pytest.raises(UserError, match=r"variant v2,atention=false: .*model\.attention"):
+        check_variant(parse_variant("v2,atention=false"), Given(None, []), Path("nowhere"))
+    with pytest.raises(UserError, match="variant original,attention=false: model: attention"):
+        check_variant(parse_variant("original,attention=false"), Given(None, []), Path("nowhere"))
 
 
 def test_seeds_are_whole_numbers() -> None:
