@@ -90,7 +90,8 @@ class Detector:
         timeline: list[TimelinePoint] = []
         for start in range(0, len(crops), batch_size):
             batch = crops[start : start + batch_size]
-            logits_BRK = self.logits(np.stack([decode_crop(c.jpeg, size) for c in batch]))
+            images = np.stack([decode_crop(crop.jpeg, size) for crop in batch])
+            logits_BRK = self.logits(images, batch_size)
             for crop, rows_RK in zip(batch, logits_BRK, strict=True):
                 where = (crop.frame_index, crop.time_s, crop.track, crop.box)
                 timeline.append(self.point(*where, rows_RK, decision))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,18 @@ def test_crops_are_scored_as_they_would_be_from_shards(judge: Detector, clip: Pa
 def test_the_size_of_a_pass_does_not_change_the_scores(judge: Detector) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_allclose(judge.logits(crops, 2), judge.logits(crops, 5), atol=1e-5)
+
+
+def test_a_clip_goes_through_the_network_in_passes_of_the_asked_size(
+    judge: Detector, clip: Path
+) -> None:
+    found = extract_crops(clip, judge.info.preprocess, SamplingSettings(frames=8))
+    many = replace(found, crops=found.crops * 6)  # more than a pass has by default
+    sizes: list[int] = []
+    hook = judge.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    judge.judge_crops("clip", many, batch_size=40)
+    hook.remove()
+    assert sizes == [40, 8]
 
 
 def test_the_asked_frames_are_looked_at(judge: Detector, clip: Path) -> None:
