@@ -1,114 +1,86 @@
-"""Finding the clips of a dataset on disk, with their labels, groups and splits."""
+"""Finding the clips of a dataset, with their labels, groups and splits."""
 
 from __future__ import annotations
 
-import csv
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
+from genconvit.data.clip import LABELS, SPLITS, label_at
+from genconvit.data.clip import Clip as Clip
+from genconvit.data.clip import Label as Label
+from genconvit.data.clip import Split as Split
+from genconvit.data.clip import default_group as default_group
+from genconvit.data.layout_rules import Reading, bases_of, groups_of, read_layout
+from genconvit.data.layouts import DEEPFAKETIMIT, FACEFORENSICS, LAYOUTS
+from genconvit.data.manifest_files import MANIFEST_SUFFIXES, read_manifest
+from genconvit.data.tree import Tree, join
 from genconvit.errors import UserError
-
-Label = Literal["real", "fake"]
-Split = Literal["train", "val", "test"]
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts"}
-    | {".m2ts", ".flv", ".wmv", ".ogv", ".mxf", ".gif"}
-)
-LABELS: dict[str, Label] = {"real": "real", "fake": "fake"}
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-
-# At the end of a stem or all of it: `_003`, `_img3` and the like; `frame3` also right after a word.
-_FRAME_NUMBER = re.compile(
-    r"((^|[_\-. ]+)((img|image|face|crop|photo)[_\-. ]*)?|[_\-. ]*frame[_\-. ]*)\d+$", re.IGNORECASE
-)
+from genconvit.storage import is_url, list_files
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A video or still image of a dataset. The words that are not known are empty."""
+class Catalog:
+    """A dataset: its clips, and what its own lists say of it."""
 
-    path: Path
-    name: str
-    """Unique in its dataset: the path relative to the dataset, with forward slashes."""
-    label: Label | None = None
-    group: str = ""
-    """Clips that share a person or a source. Splits never divide a group."""
-    method: str = ""
-    source: str = ""
-    split: Split | None = None
+    layout: str
+    """`folder`, `csv`, `json`, `jsonl`, `clip`, or the names of known layouts."""
+    clips: list[Clip]
+    missing: list[str] = field(default_factory=list)
+    """Files that the layout's lists name, and are not there."""
+    notes: list[str] = field(default_factory=list)
+    """What a user must know, a sentence each."""
 
 
 def find_clips(path: str | Path) -> list[Clip]:
-    """Find the clips of a dataset.
+    """The clips of a dataset: those of `read_catalog`.
+
+    Raises:
+        UserError: The path does not exist, holds no clip, or a list of clips is wrong.
+    """
+    return read_catalog(path).clips
+
+
+def read_catalog(path: str | Path) -> Catalog:
+    """Find the clips of a dataset, and tell how it is laid out.
 
     A dataset is one of:
 
-    - a folder: every video and image in it, at any depth. A folder `real` or `fake` on the way to a
-      clip (the outermost one) is its label, and a folder `train`, `val` or `test` directly around
-      that is its split;
-    - a CSV with the columns `video_name,label` and perhaps `group,method,source,split`. Names are
-      relative to the CSV's folder. Files that are missing are left to fail one by one, unless all
-      are;
+    - a folder with the files of a known dataset, or of several: see `layouts.py`;
+    - any other folder: every video and image in it, at any depth. A folder `real` or `fake` on the
+      way to a clip (the outermost one) is its label, and a folder `train`, `val` or `test` directly
+      around that is its split;
+    - a CSV, JSON or JSONL file with `video_name` (or `path`), `label` and perhaps `group`,
+      `method`, `source`, `split`. Names are relative to the file's folder. Files that are missing
+      are left to fail one by one, unless all are;
     - one clip, whatever its name.
 
     Where no group is given, `default_group` makes one.
+
+    Args:
+        path: A path, or any fsspec URL.
 
     Returns:
         The clips, ordered by name; those of a CSV in its order.
 
     Raises:
-        UserError: The path does not exist, holds no clip, or the CSV is wrong.
+        UserError: The path does not exist, holds no clip, or a list of clips is wrong.
     """
-    path = Path(path)
-    if path.is_dir():
-        clips = [_clip_in_folder(path, file) for file in sorted(_walk(path))]
-        if not clips:
-            raise UserError(f"no video or image is in the folder {path}; check the path")
-        return clips
-    if not path.is_file():
+    suffix = Path(str(path)).suffix.lower()
+    if is_url(path):
+        files = {} if suffix in MANIFEST_SUFFIXES else list_files(str(path))
+        is_folder, is_file = bool(files) and "" not in files, bool(files)
+    else:
+        path = Path(path)
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
+        return _folder(path)
+    if suffix in MANIFEST_SUFFIXES:
+        return Catalog(suffix[1:], _clips_of_manifest(path))
+    if not is_file:
         raise UserError(f"{path} does not exist; check the path")
-    if path.suffix.lower() == ".csv":
-        return _clips_of_csv(path)
-    return [Clip(path, path.name, group=default_group(path))]
-
-
-def default_group(path: Path, root: Path | None = None) -> str:
-    """The group of a clip of which nothing else is known.
-
-    For a video it is the file's stem, so `real/a.mp4` and `fake/a.mp4` belong together. Images may
-    be frames of one video, which must not be divided, so one trailing frame number is left out:
-    `video7_003.png` and `id0_1_frame12.png` give `video7` and `id0_1`. `000_003.png` may be frame 3
-    of video 000 or a FaceForensics++ pair; `000` is safe for both. A number without a video's name
-    (`0001.png`, `frame_12.png`, `real_7.jpg`) gives the folder that it lies in below `root`, or its
-    stem when it lies in `root` itself. A CSV with groups is surer than any of this.
-
-    Args:
-        path: The clip.
-        root: The folder of its label, or of the dataset where there are no labels.
-    """
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return path.stem
-    video = _FRAME_NUMBER.sub("", path.stem)
-    if video and video.lower() not in LABELS:
-        return video
-    if root is not None and path.parent != root and path.is_relative_to(root):
-        return path.parent.relative_to(root).as_posix()
-    if root is not None and root.parent.name.lower() in SPLITS:
-        return f"{root.parent.name.lower()}/{path.stem}"
-    return path.stem
+    pure = _pure(path)
+    return Catalog("clip", [Clip(path, pure.name, group=default_group(pure))])
 
 
 def attach_labels(clips: list[Clip], csv_path: str | Path) -> list[Clip]:
@@ -116,30 +88,26 @@ def attach_labels(clips: list[Clip], csv_path: str | Path) -> list[Clip]:
     them.
 
     A row's `video_name` is looked for relative to the CSV's folder, then among the clips' names
-    (relative to their
-    folder), then among their file names alone, where only one clip may have it.
+    (relative to their folder), then among their file names alone, where only one clip may have it.
+    JSON and JSONL files do as well.
 
     Returns:
         The clips in their order, those without a row without a label; then the rows whose files
-        are missing, left to
-        fail one by one.
+        are missing, left to fail one by one.
 
     Raises:
         UserError: The CSV is wrong, a row fits several clips, two rows fit one, or no row fits any.
     """
-    csv_path = Path(csv_path)
-    if not csv_path.is_file():
-        raise UserError(f"{csv_path} does not exist; check the path")
-    rows = list(_read_rows(csv_path))
-    by_path = {clip.path.resolve(): clip for clip in clips}
+    rows = read_manifest(csv_path)
+    by_path = {_resolved(clip): clip for clip in clips}
     by_name = {clip.name: clip for clip in clips}
-    files = Counter(clip.path.name for clip in clips)
-    by_file = {clip.path.name: clip for clip in clips}
+    files = Counter(_pure(clip.path).name for clip in clips)
+    by_file = {_pure(clip.path).name: clip for clip in clips}
     labelled: dict[str, Clip] = {}
     missing: list[Clip] = []
     for row in rows:
         file = Path(row.name).name
-        clip = by_path.get(row.path.resolve()) or by_name.get(row.name)
+        clip = by_path.get(_resolved(row)) or by_name.get(row.name)
         if clip is None and files[file] > 1:
             raise UserError(
                 f"{csv_path} has {row.name}, and {files[file]} clips have that file name; "
@@ -165,93 +133,121 @@ def attach_labels(clips: list[Clip], csv_path: str | Path) -> list[Clip]:
     return [labelled.get(clip.name, replace(clip, label=None)) for clip in clips] + missing
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Videos and images below a folder, through linked folders too, without hidden files."""
-    for parent, _, files in os.walk(folder, followlinks=True):
-        for file in files:
-            path = Path(parent, file)
-            known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-            if known and not file.startswith("."):
-                yield path
+def _resolved(clip: Clip) -> Path | str:
+    return clip.path.resolve() if isinstance(clip.path, Path) else clip.path
 
 
-def _clip_in_folder(folder: Path, file: Path) -> Clip:
-    relative = file.relative_to(folder)
-    at = _label_at(relative)
-    clip = _with_default_group(Clip(file, relative.as_posix()), folder)
-    if at is None:
-        return clip
-    split = SPLITS.get(relative.parts[at - 1].lower()) if at > 0 else None
-    return replace(clip, label=LABELS[relative.parts[at].lower()], split=split)
+def _pure(path: str | Path) -> Path:
+    """A path to take names of: of a URL what comes after the scheme."""
+    return Path(str(path).rpartition("://")[2])
 
 
-def _label_at(relative: Path) -> int | None:
-    """Which of the folders on the way to a file is the outermost `real` or `fake`."""
-    parents = enumerate(relative.parts[:-1])
-    return next((i for i, part in parents if part.lower() in LABELS), None)
+def _folder(path: str | Path) -> Catalog:
+    tree = Tree(path)
+    known = _known_layouts(tree)
+    if known is not None:
+        return known
+    if not tree.names:
+        raise UserError(f"no video or image is in the folder {path}; check the path")
+    return Catalog("folder", _plain_clips(tree))
 
 
-def _group_root(folder: Path, relative: Path) -> Path:
-    at = _label_at(relative)
-    return folder if at is None else folder.joinpath(*relative.parts[: at + 1])
-
-
-def _clips_of_csv(csv_path: Path) -> list[Clip]:
-    clips = _read_rows(csv_path)
-    twice = [name for name, rows in Counter(clip.name for clip in clips).items() if rows > 1]
-    if twice:
-        raise UserError(f"{csv_path} names {twice[0]} more than once; remove a row")
-    if not any(clip.path.is_file() for clip in clips):
-        raise UserError(
-            f"none of the {len(clips)} clips in {csv_path} exists, the first is {clips[0].path}; "
-            "write their paths relative to the CSV"
+def _known_layouts(tree: Tree) -> Catalog | None:
+    """What the known layouts say of a folder; None where none of them knows a clip in it."""
+    places = tree.places()
+    layouts: list[str] = []
+    readings: list[Reading] = []
+    taken: set[str] = set()
+    for layout in LAYOUTS:
+        for base in bases_of(layout, tree, places):
+            reading = read_layout(layout, tree, base)
+            reading.entries = [entry for entry in reading.entries if entry.name not in taken]
+            if reading.entries:
+                taken.update(reading.left_out, (entry.name for entry in reading.entries))
+                layouts.append(layout.name)
+                readings.append(reading)
+    if not readings:
+        return None
+    groups = groups_of(readings)
+    clips = [
+        Clip(
+            join(tree.location, entry.name),
+            entry.name,
+            entry.label,
+            groups[entry.keys[0]],
+            entry.method,
+            entry.source,
+            entry.split,
         )
-    return [clip if clip.group else _with_default_group(clip, csv_path.parent) for clip in clips]
-
-
-def _with_default_group(clip: Clip, folder: Path) -> Clip:
-    return replace(clip, group=default_group(clip.path, _group_root(folder, Path(clip.name))))
-
-
-def _read_rows(csv_path: Path) -> list[Clip]:
-    """The rows of a CSV as clips. Files may be missing, and groups are empty if it has none."""
-    try:
-        with csv_path.open(newline="", encoding="utf-8-sig") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{csv_path} is not a CSV in UTF-8; save it as one") from error
-    columns = [column.strip().lower() for column in header]
-    if not {"video_name", "label"} <= set(columns):
-        raise UserError(
-            f"{csv_path} lacks the column video_name or label; its first line must name both"
+        for reading in readings
+        for entry in reading.entries
+    ]
+    clips.sort(key=lambda clip: clip.name)
+    name = " + ".join(dict.fromkeys(layouts))
+    notes = [*dict.fromkeys(note for reading in readings for note in reading.notes)]
+    notes += _more_notes(name, clips)
+    others = [n for n in tree.names if n not in taken and n.rpartition("/")[0] not in taken]
+    if others:
+        notes.append(
+            f"{len(others)} videos or images do not belong to {name} by its lists and names and "
+            f"are left out, such as {others[0]}."
         )
+    missing = sorted(file for reading in readings for file in reading.missing)
+    return Catalog(name, clips, missing, notes)
+
+
+def _more_notes(name: str, clips: list[Clip]) -> list[str]:
+    notes = []
+    if FACEFORENSICS.name in name and any(clip.group.startswith("actor_") for clip in clips):
+        notes.append(
+            "DeepFakeDetection: groups are the target actors, without an official split; the "
+            "actors that are swapped in appear in other groups too."
+        )
+    if name == DEEPFAKETIMIT.name and all(clip.label == "fake" for clip in clips):
+        notes.append("DeepfakeTIMIT has only fakes; put VidTIMIT beside it for the real videos.")
+    return notes
+
+
+def _plain_clips(tree: Tree) -> list[Clip]:
+    top = _pure(tree.location)
+    roots: dict[str, Path] = {"": top}  # the folders of the labels
     clips = []
-    for number, line in enumerate(lines, start=2):
-        row = dict(zip(columns, (value.strip() for value in line), strict=False))
-        if any(row.values()):
-            clips.append(_row_to_clip(row, csv_path, number))
-    if not clips:
-        raise UserError(f"{csv_path} has no rows; add one for each clip")
+    for name in tree.names:
+        folders = name.split("/")[:-1]
+        at = label_at(folders)
+        label = split = None
+        way = ""
+        if at is not None:
+            label = LABELS[folders[at].lower()]
+            split = SPLITS.get(folders[at - 1].lower()) if at > 0 else None
+            way = "/".join(folders[: at + 1])
+        if way not in roots:
+            roots[way] = top / way
+        path = top / name
+        group = default_group(path, roots[way])
+        location = join(tree.location, name) if is_url(tree.location) else path
+        clips.append(Clip(location, name, label, group, split=split))
     return clips
 
 
-def _row_to_clip(row: dict[str, str], csv_path: Path, line: int) -> Clip:
-    where = f"line {line} of {csv_path}"
-    label = LABELS.get(row.get("label", "").lower())
-    if label is None:
-        raise UserError(f"{where} has the label {row.get('label', '')!r}; write real or fake")
-    split_word = row.get("split", "").lower()
-    if split_word and split_word not in SPLITS:
-        raise UserError(f"{where} has the split {split_word!r}; write train, val or test")
-    if not row.get("video_name"):
-        raise UserError(f"{where} has no video_name; write the path of its clip")
-    name = Path(row["video_name"])
-    return Clip(
-        csv_path.parent / name,
-        name.as_posix(),
-        label,
-        group=row.get("group", ""),
-        method=row.get("method", ""),
-        source=row.get("source", ""),
-        split=SPLITS.get(split_word),
-    )
+def _clips_of_manifest(location: str | Path) -> list[Clip]:
+    clips = read_manifest(location)
+    twice = [name for name, rows in Counter(clip.name for clip in clips).items() if rows > 1]
+    if twice:
+        raise UserError(f"{location} names {twice[0]} more than once; remove a row")
+    if not any(isinstance(clip.path, str) or clip.path.exists() for clip in clips):
+        raise UserError(
+            f"none of the {len(clips)} clips in {location} exists, the first is {clips[0].path}; "
+            f"write their paths relative to the {_pure(location).suffix[1:].upper()}"
+        )
+    folder = _pure(location).parent
+    return [
+        clip if clip.group else replace(clip, group=_group_of_row(clip, folder)) for clip in clips
+    ]
+
+
+def _group_of_row(clip: Clip, folder: Path) -> str:
+    folders = clip.name.split("/")[:-1]
+    at = label_at(folders)
+    root = folder if at is None else folder.joinpath(*folders[: at + 1])
+    return default_group(_pure(clip.path), root)

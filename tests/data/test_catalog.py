@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genconvit.data.catalog import Clip, attach_labels, default_group, find_clips
+from genconvit.data.catalog import (
+    Clip,
+    attach_labels,
+    default_group,
+    find_clips,
+    read_catalog,
+)
 from genconvit.errors import UserError
 
 
@@ -159,6 +167,83 @@ def test_csv_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_bytes(b"\xff\xfe\x00v")
     with pytest.raises(UserError, match="UTF-8"):
         find_clips(tmp_path / "clips.csv")
+
+
+ROWS = [
+    {"path": "x/a.mp4", "label": "FAKE", "group": 7, "method": "swap", "split": "Val", "note": []},
+    {"video_name": "b.mp4", "label": "real", "group": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("clips.json", json.dumps(ROWS)), ("clips.jsonl", "\n\n".join(map(json.dumps, ROWS)))],
+)
+def test_json_rows_are_those_of_a_csv(tmp_path: Path, name: str, text: str) -> None:
+    touch(tmp_path, "x/a.mp4", "b.mp4")
+    catalog = read_catalog(table(tmp_path, text, name))
+    assert catalog.layout == name.partition(".")[2]
+    assert catalog.clips == [
+        Clip(tmp_path / "x/a.mp4", "x/a.mp4", "fake", "7", "swap", split="val"),
+        Clip(tmp_path / "b.mp4", "b.mp4", "real", "b"),
+    ]
+    labelled = attach_labels(find_clips(tmp_path), tmp_path / name)
+    assert {clip.name: clip.label for clip in labelled} == {"x/a.mp4": "fake", "b.mp4": "real"}
+
+
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp"]), max_size=8
+)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"path": st.from_regex("[a-z]{1,8}[.]mp4", fullmatch=True)},
+            optional={"group": WORDS, "method": WORDS, "source": WORDS},
+        ),
+        min_size=1,
+        max_size=5,
+        unique_by=lambda row: row["path"],
+    )
+)
+def test_what_is_written_as_jsonl_is_read(rows: list[dict[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = touch(Path(name), rows[0]["path"])
+        lines = [json.dumps({**row, "label": "fake"}, ensure_ascii=False) for row in rows]
+        (folder / "clips.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        clips = find_clips(folder / "clips.jsonl")
+    assert [(c.name, c.method, c.source) for c in clips] == [
+        (row["path"], row.get("method", ""), row.get("source", "")) for row in rows
+    ]
+    assert [c.group for c in clips] == [row.get("group") or Path(row["path"]).stem for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.jsonl", '{"path": "a.mp4", "label": "real"}\n{"path"', "line 2 .* is not JSON"),
+        ("c.jsonl", '["a.mp4"]', "line 1 .* is not an object"),
+        ("c.jsonl", '{"label": "real"}', "line 1 .* no video_name"),
+        ("c.jsonl", '{"path": "a.mp4", "label": ["real"]}', "line 1 .* a label that is not a word"),
+        ("c.jsonl", "\n", "no rows"),
+        ("c.json", '[{"path": "a.mp4", "label": "true"}]', "entry 1 .*'true'"),
+        ("c.json", '{"path": "a.mp4"}', "not a list"),
+        ("c.json", "[", "is not JSON"),
+        ("c.json", '[{"path": "b.mp4", "label": "real"}]', "none of the 1 clips"),
+    ],
+)
+def test_wrong_json_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4")
+    with pytest.raises(UserError, match=message):
+        find_clips(table(tmp_path, text, name))
+
+
+def test_a_row_may_name_a_folder_of_frames(tmp_path: Path) -> None:
+    touch(tmp_path, "real/id0_0001/0.png")
+    (clip,) = find_clips(table(tmp_path, "path,label\nreal/id0_0001,real\n"))
+    assert (clip.path, clip.group) == (tmp_path / "real/id0_0001", "id0_0001")
 
 
 def test_missing_path_and_empty_folder_are_refused(tmp_path: Path) -> None:
