@@ -4,7 +4,8 @@ alike."""
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genconvit.config import PreprocessSettings, SamplingSettings
-from genconvit.data.faces import Face, FaceDetector, build_face_detector
+from genconvit.data.align import border_to_turn, eye_angle, turned_middle
+from genconvit.data.detectors import build_face_detector
+from genconvit.data.faces import Face, FaceDetector
+from genconvit.data.quality import fault
 from genconvit.data.tracks import Tracker
 from genconvit.data.video import sample_frames
 from genconvit.errors import ClipError
@@ -31,6 +35,17 @@ class Crop:
     face_score: float
 
 
+@dataclass
+class CropCounts:
+    """What was seen of a clip on the way to its crops; right at any moment of the way."""
+
+    frames_sampled: int = 0
+    frames_with_face: int = 0
+    """Frames in which the detector found a face, whether a filter removed it or not."""
+    removed: dict[str, int] = field(default_factory=dict)
+    """How many crops a filter removed, by reason."""
+
+
 @dataclass(frozen=True)
 class ClipCrops:
     """All crops of a clip, ordered by frame, then track."""
@@ -38,9 +53,8 @@ class ClipCrops:
     crops: list[Crop]
     frames_sampled: int
     frames_with_face: int
-
-
-_cached_detector = functools.cache(build_face_detector)
+    removed: dict[str, int] = field(default_factory=dict)
+    """How many crops a filter removed, by reason."""
 
 
 def extract_crops(
@@ -49,7 +63,7 @@ def extract_crops(
     sampling: SamplingSettings,
     detector: FaceDetector | None = None,
 ) -> ClipCrops:
-    """Crop every face of the sampled frames of a clip.
+    """Crop every face of the sampled frames of a clip: all of `iter_crops` at once.
 
     Args:
         path: Video or still image.
@@ -63,28 +77,64 @@ def extract_crops(
     Raises:
         ClipError: The clip cannot be decoded.
     """
-    detector = detector or _cached_detector(preprocess.detector)
+    counts = CropCounts()
+    crops = list(iter_crops(path, preprocess, sampling, counts, detector))
+    return ClipCrops(crops, counts.frames_sampled, counts.frames_with_face, counts.removed)
+
+
+def iter_crops(
+    path: str | Path,
+    preprocess: PreprocessSettings,
+    sampling: SamplingSettings,
+    counts: CropCounts,
+    detector: FaceDetector | None = None,
+    retouch: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+) -> Iterator[Crop]:
+    """Crop every face of the sampled frames of a clip, one after the other.
+
+    Nothing of a clip is kept but the frame at hand, so that memory does not grow with its length.
+
+    Args:
+        path: Video or still image.
+        preprocess: From a frame to a crop.
+        sampling: Which frames.
+        counts: Filled on the way.
+        detector: Used instead of the one that `preprocess` names, which is built once a process.
+        retouch: Changes each RGB crop before it is compressed, as real and fake crops both are
+            once.
+
+    Yields:
+        The crops, ordered by frame, then track.
+
+    Raises:
+        ClipError: The clip cannot be decoded.
+    """
+    detector = detector or build_face_detector(preprocess)
     # Without a detector the frame is the face; a margin would only be mirrored border.
     margin = 0.0 if preprocess.detector == "none" else preprocess.margin
-    cut = crop_box if preprocess.shape == "tight" else crop_face
+    square = functools.partial(crop_face, align=preprocess.align)
+    cut = crop_box if preprocess.shape == "tight" else square
     tracker = Tracker()
-    crops: list[Crop] = []
-    frames_sampled = frames_with_face = 0
     for frame in sample_frames(path, sampling):
         faces = detector.detect(frame.image_HWC)
         tracks = tracker.update(frame.image_HWC, frame.time_s, faces)
-        frames_sampled += 1
-        frames_with_face += bool(faces)
+        counts.frames_sampled += 1
+        counts.frames_with_face += bool(faces)
         for track, face in sorted(zip(tracks, faces, strict=True), key=lambda pair: pair[0]):
-            crop_HWC = cut(frame.image_HWC, face, margin, preprocess.size)
-            jpeg = encode_crop(crop_HWC, preprocess.jpeg_quality)
             box = _clipped(face.box, frame.image_HWC)
-            crops.append(Crop(jpeg, frame.index, frame.time_s, track, box, face.score))
-    return ClipCrops(crops, frames_sampled, frames_with_face)
+            reason = fault(frame.image_HWC, box, face.score, preprocess)
+            if reason is not None:
+                counts.removed[reason] = counts.removed.get(reason, 0) + 1
+                continue
+            crop_HWC = cut(frame.image_HWC, face, margin, preprocess.size)
+            if retouch is not None:
+                crop_HWC = retouch(crop_HWC)
+            jpeg = encode_crop(crop_HWC, preprocess.jpeg_quality)
+            yield Crop(jpeg, frame.index, frame.time_s, track, box, face.score)
 
 
 def crop_face(
-    image_HWC: NDArray[np.uint8], face: Face, margin: float, size: int
+    image_HWC: NDArray[np.uint8], face: Face, margin: float, size: int, *, align: bool = False
 ) -> NDArray[np.uint8]:
     """Cut a square around a face.
 
@@ -96,18 +146,34 @@ def crop_face(
         face: The face.
         margin: Border on each side, as a share of the box's longer side.
         size: Side of the result, pixels.
+        align: Turn the face about the middle of its box so that the eyes are level.
 
     Returns:
         (size, size, 3) RGB.
+
+    Raises:
+        UserError: A face without landmarks is to be aligned.
     """
     x0, y0, x1, y1 = face.box
     side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * margin)))
+    if not align:
+        return _resize(_square(image_HWC, face, side), size)
+    around_HWC = _square(image_HWC, face, side, border_to_turn(side))
+    return _resize(turned_middle(around_HWC, eye_angle(face), side), size)
+
+
+def _square(
+    image_HWC: NDArray[np.uint8], face: Face, side: int, border: int = 0
+) -> NDArray[np.uint8]:
+    """A square with the face in its middle, and `border` more pixels on each side."""
+    x0, y0, x1, y1 = face.box
     height, width = image_HWC.shape[:2]
+    whole = side + 2 * border
     # Held so that a pixel of the image stays in view even of a box outside of it.
-    left = min(max(round((x0 + x1 - side) / 2), 1 - side), width - 1)
-    top = min(max(round((y0 + y1 - side) / 2), 1 - side), height - 1)
-    right, bottom = left + side, top + side
-    square_HWC = cv2.copyMakeBorder(
+    left = min(max(round((x0 + x1 - side) / 2) - border, 1 - whole), width - 1)
+    top = min(max(round((y0 + y1 - side) / 2) - border, 1 - whole), height - 1)
+    right, bottom = left + whole, top + whole
+    return cv2.copyMakeBorder(
         image_HWC[max(top, 0) : bottom, max(left, 0) : right],
         max(-top, 0),
         max(bottom - height, 0),
@@ -115,7 +181,6 @@ def crop_face(
         max(right - width, 0),
         cv2.BORDER_REFLECT_101,
     )
-    return _resize(square_HWC, size)
 
 
 def crop_box(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genconvit.config import PreprocessSettings, SamplingSettings
-from genconvit.data.crops import crop_box, crop_face, decode_crop, encode_crop, extract_crops
+from genconvit.data.crops import (
+    CropCounts,
+    crop_box,
+    crop_face,
+    decode_crop,
+    encode_crop,
+    extract_crops,
+    iter_crops,
+)
 from genconvit.data.faces import Face
 from genconvit.errors import ClipError
 
@@ -33,14 +42,17 @@ def gradient(height: int = 120, width: int = 160) -> NDArray[np.uint8]:
     return np.stack([column, row, np.zeros_like(row)], axis=-1).astype(np.uint8)
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    path = tmp_path / "a.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for _ in range(12):
-        writer.write(cv2.cvtColor(gradient(), cv2.COLOR_RGB2BGR))
+def write_clip(path: Path, frames: int, height: int = 120, width: int = 160) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (width, height))
+    for _ in range(frames):
+        writer.write(cv2.cvtColor(gradient(height, width), cv2.COLOR_RGB2BGR))
     writer.release()
     return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "a.avi", 12)
 
 
 def test_crop_is_a_square_around_the_face() -> None:
@@ -102,6 +114,29 @@ def test_every_face_of_every_frame_is_cropped(clip: Path) -> None:
         assert decode_crop(crop.jpeg, 64).shape == (64, 64, 3)
         assert crop.time_s == pytest.approx(crop.frame_index / 10)
         assert crop.face_score == 0.8
+
+
+def test_crops_come_one_by_one_and_are_counted_on_the_way(clip: Path) -> None:
+    detector, counts = FixedFaces((100, 20, 130, 60), (5, 50, 30, 90)), CropCounts()
+    crops = iter_crops(clip, PreprocessSettings(size=64), SAMPLING, counts, detector)
+    first = next(crops)
+    assert (counts.frames_sampled, counts.frames_with_face) == (1, 1)
+    assert [first, *crops] == extract_crops(
+        clip, PreprocessSettings(size=64), SAMPLING, detector
+    ).crops
+    assert counts == CropCounts(8, 8, {})
+
+
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "long.avi", 40, height=480, width=640)
+    sampling = SamplingSettings(frame_interval=1)
+    detector = FixedFaces((100, 100, 400, 400))
+    tracemalloc.start()
+    for _ in iter_crops(clip, PreprocessSettings(size=64), sampling, CropCounts(), detector):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * 480 * 640 * 3
 
 
 def test_clip_without_a_face_has_no_crops(clip: Path) -> None:
