@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from genconvit.config import LossSettings, ModelSettings, Settings
 from genconvit.data.augment import build_augmentation
+from genconvit.data.blend import BlendReals
 from genconvit.data.tensors import to_images
 from genconvit.errors import UserError
 from genconvit.evaluate.metrics import binary_scores, mean_by_clip
@@ -34,6 +35,7 @@ Batch = dict[str, Any]
 """`image`: uint8 (B, S, S, 3); `label`: (B,), 0 fake, 1 real; to validate also `video_id`: (B,)."""
 Event = dict[str, Any]
 
+CPU = torch.device("cpu")
 SECONDS_BETWEEN_STEP_EVENTS = 0.5
 
 
@@ -87,7 +89,9 @@ def fit(
     folder.restore(network, progress)
     distributed = wrap(network)
     augmentation = build_augmentation(settings.augment).to(device)
-    weights = class_weights(data.class_counts).to(device) if settings.train.class_balance else None
+    blend = BlendReals(settings.augment.self_blend, settings.preprocess)
+    counts = blended_counts(data.class_counts, settings.augment.self_blend)
+    weights = class_weights(counts).to(device) if settings.train.class_balance else None
     step = Step(settings.loss, settings.model, weights, settings.train.clip_grad)
     first = rank_and_world()[0] == 0
 
@@ -101,7 +105,7 @@ def fit(
             if first
             else data.train(epoch)
         )
-        train = train_epoch(distributed, batches, step, optimizer, augmentation, device)
+        train = train_epoch(distributed, batches, step, optimizer, augmentation, device, blend)
         _refuse_nan(train["loss"], epoch)
         share_batch_statistics(network)
         val = validate(network, data.validate(), step, device)
@@ -152,14 +156,21 @@ def train_epoch(
     optimizer: Optimizer,
     augmentation: nn.Module,
     device: torch.device,
+    blend: BlendReals | None = None,
 ) -> dict[str, Any]:
-    """One pass over the training crops; the means over all workers, and the number of `crops`."""
+    """One pass over the training crops; the means over all workers, and the number of `crops`.
+
+    `blend` makes fakes of some real crops before `augmentation` sees them.
+    """
     network.train()
     sums = _Sums(device)
     for batch in batches:
+        images_BCHW, labels_B = to_images(batch["image"], device), _labels(batch, CPU)
         with torch.no_grad():
-            x_BCHW = normalize(augmentation(to_images(batch["image"], device)))
-        labels_B = _labels(batch, device)
+            if blend is not None:
+                images_BCHW, labels_B = blend(images_BCHW, labels_B)
+            x_BCHW = normalize(augmentation(images_BCHW))
+        labels_B = labels_B.to(device)
         _, parts = step.losses(network, x_BCHW, labels_B)
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
@@ -214,10 +225,19 @@ def validate(
     }
 
 
-def class_weights(counts: tuple[int, int]) -> Tensor:
-    """Weights (fake, real) that give both classes the same say, 1 where they are equally many."""
+def blended_counts(counts: tuple[int, int], share: float) -> tuple[float, float]:
+    """How many of (fake, real) crops to expect when a share of the real ones become fakes."""
     fake, real = counts
-    return torch.tensor([(fake + real) / (2 * fake), (fake + real) / (2 * real)])
+    return fake + share * real, (1 - share) * real
+
+
+def class_weights(counts: tuple[float, float]) -> Tensor:
+    """Weights (fake, real) that give both classes the same say, 1 where they are equally many.
+
+    The weight of a class without crops is 1; nothing is weighted with it.
+    """
+    whole = sum(counts)
+    return torch.tensor([whole / (2 * count) if count else 1.0 for count in counts])
 
 
 class _Sums:

@@ -14,13 +14,23 @@ from safetensors.torch import load_file
 
 from genconvit.checkpoint import load_network
 from genconvit.config import LossSettings, ModelSettings, Settings
+from genconvit.data.blend import BlendReals
 from genconvit.errors import UserError
 from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
 from genconvit.overrides import parse_assignment, resolve_settings
 from genconvit.train.distributed import share_batch_statistics
-from genconvit.train.loop import Batch, Data, Step, class_weights, fit, train_epoch, validate
+from genconvit.train.loop import (
+    Batch,
+    Data,
+    Step,
+    blended_counts,
+    class_weights,
+    fit,
+    train_epoch,
+    validate,
+)
 from genconvit.train.optim import build_optimizer
 from genconvit.train.run_folder import RunFolder, read_results
 
@@ -172,6 +182,70 @@ def test_rare_classes_weigh_more() -> None:
     fake, real = class_weights((30, 10)).tolist()
     assert real == pytest.approx(3 * fake)
     assert 30 * fake + 10 * real == pytest.approx(40)
+
+
+def test_reals_that_become_fakes_count_as_fakes() -> None:
+    assert blended_counts((30, 10), 0.0) == (30, 10)
+    assert blended_counts((5, 20), 0.25) == (10, 15)
+    assert class_weights(blended_counts((0, 10), 0.5)).tolist() == [1, 1]
+    assert class_weights((0, 10)).isfinite().all()
+
+
+class Changed(torch.nn.Module):
+    """Notes how many images of a batch were changed."""
+
+    def __init__(self, original: np.ndarray) -> None:
+        super().__init__()
+        self.original = torch.from_numpy(original).permute(0, 3, 1, 2) / 255
+        self.changed: list[int] = []
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        same = (images_BCHW == self.original).flatten(1).all(1)
+        self.changed.append(int((~same).sum()))
+        return images_BCHW
+
+
+def test_a_network_is_trained_on_real_crops_alone(tmp_path: Path) -> None:
+    job = settings("augment.self_blend=0.5", "train.epochs=1")
+    reals = crops(16)
+    reals["label"] = np.ones(16, np.int64)
+    reals_alone = Data(
+        train=lambda epoch: batches(reals, 8),
+        validate=lambda: batches(reals, 8),
+        steps=2,
+        class_counts=(0, 16),
+    )
+    folder = RunFolder(tmp_path / "r", job, {"digest": "none"})
+    folder.check()
+    folder.start()
+    fit(job, build_from_settings(job.model), reals_alone, folder, device=CPU)
+    [entry] = read_results(folder.path)["history"]
+    assert np.isfinite(entry["train"]["loss"]) and np.isfinite(entry["val"]["loss"])
+    assert entry["val"]["clip_auc"] is None  # validation crops are not blended
+
+
+def test_real_crops_are_blended_before_they_are_augmented_and_become_fake() -> None:
+    job = settings()
+    reals = crops(16)
+    reals["label"] = np.ones(16, np.int64)
+    seen: list[torch.Tensor] = []
+
+    class Noted(Step):
+        def losses(
+            self, network: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor
+        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            seen.append(labels_B)
+            return super().losses(network, x_BCHW, labels_B)
+
+    torch.manual_seed(0)
+    network = build_from_settings(job.model)
+    augmentation = Changed(reals["image"])
+    step, optimizer = Noted(job.loss, job.model, None, 1.0), build_optimizer(network, job.train)
+    blend = BlendReals(0.5, job.preprocess)
+    train_epoch(network, [reals], step, optimizer, augmentation, CPU, blend)
+    [labels_B] = seen
+    assert 3 < (labels_B == 0).sum() < 13
+    assert augmentation.changed == [int((labels_B == 0).sum())]
 
 
 def gradients(network: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor) -> None:
