@@ -9,4 +9,13 @@ class UserError(Exception):
 
 
 class ClipError(UserError):
-    """One clip or image cannot be read. In a folder the others go on."""
+    """One clip or image cannot be read. In a folder the others go on.
+
+    Attributes:
+        kind: The reason in a word or two, for counting: `missing`, `empty`, `not a clip`,
+            `damaged`, `too large`.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged") -> None:
+        super().__init__(message)
+        self.kind = kind

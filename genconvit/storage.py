@@ -36,7 +36,7 @@ def read_remote(url: str, name: str) -> bytes | None:
     Raises:
         UserError: The URL's kind is unknown here, or the store refuses.
     """
-    with _explained(url):
+    with explained(url):
         system, folder = _open(url)
         try:
             content: bytes = system.cat_file(f"{folder}/{name}")
@@ -61,10 +61,13 @@ def fetched(location: str | Path, name: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="genconvit-") as folder:
         copy = Path(folder) / name
-        with _explained(str(location)):
+        with explained(str(location)):
             system, remote = _open(str(location))
             with contextlib.suppress(FileNotFoundError):
-                system.get_file(f"{remote}/{name}", str(copy))
+                if system.isdir(f"{remote}/{name}"):  # a clip may be a folder of frames
+                    system.get(f"{remote}/{name}", str(copy), recursive=True)
+                else:
+                    system.get_file(f"{remote}/{name}", str(copy))
         yield copy
 
 
@@ -77,7 +80,7 @@ def upload(folder: Path, url: str, last: str) -> None:
     Raises:
         UserError: The URL's kind is unknown here, or the store refuses.
     """
-    with _explained(url):
+    with explained(url):
         system, remote = _open(url)
         if isinstance(system, LocalFileSystem):  # stores have no folders, and a bucket is asked for
             system.makedirs(remote, exist_ok=True)
@@ -94,13 +97,39 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def explained(url: str) -> Iterator[None]:
+    """Makes one sentence of what a store raises.
+
+    Raises:
+        UserError: The URL's kind is unknown here, or the store refuses.
+    """
     try:
         yield
     except ImportError as error:
         extra = _EXTRAS.get(url.split("://")[0])
         remedy = f"; run pip install 'genconvit[{extra}]'" if extra else ""
         raise UserError(f"{url} needs a package that is not here ({error}){remedy}.") from error
+    except UserError:
+        raise
     except Exception as error:  # every store has errors of its own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{url} cannot be read or written ({reason}); check it.") from error
+
+
+def list_files(url: str) -> dict[str, int]:
+    """Every file below a remote folder, at any depth, with its bytes.
+
+    Returns:
+        Sizes by name relative to the folder, with forward slashes. A URL that is itself a file
+        gives one with the name "". Nothing where there is nothing.
+
+    Raises:
+        UserError: The URL's kind is unknown here, or the store refuses.
+    """
+    with explained(url):
+        system, folder = _open(url)
+        found = system.find(folder, detail=True)
+    return {
+        name[len(folder) :].lstrip("/"): int(about.get("size") or 0)
+        for name, about in found.items()
+    }

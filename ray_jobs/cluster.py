@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # Before Ray starts its processes: they inherit this. Idle OpenMP threads that spin halve the speed
 # of small machines.
@@ -29,8 +27,6 @@ from genconvit.config import TrainSettings
 from genconvit.errors import UserError
 from ray_jobs.output import Output
 
-Event = dict[str, Any]
-POLL_S = 0.3
 SMALL_CLUSTER_CPUS = 4
 
 
@@ -66,6 +62,8 @@ def connected(output: Output, *, dashboard: bool = False) -> Iterator[Path]:
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address}; check or unset it."
         ) from error
+    # The raylet's messages would go to stdout, between our lines and into our JSON.
+    ray._private.worker._worker_logs_enabled = False
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     if ray.cluster_resources().get("CPU", 0.0) <= SMALL_CLUSTER_CPUS:
@@ -166,44 +164,3 @@ def train_budget(settings: TrainSettings, cluster: Resources, runs: int = 1) -> 
     # A quarter of the CPUs decodes; on a GPU machine decoding is what they are for.
     share = 1.0 if use_gpu else min(cluster.cpus * 0.75 / total, cluster.largest_node_cpus)
     return Budget(workers, float(max(1, int(share))), use_gpu, 1.0)
-
-
-class Mailbox:
-    """Takes events from the workers of a job, for the process that shows them."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def push(self, event: Event) -> None:
-        """Adds an event."""
-        self.events.append(event)
-
-    def drain(self) -> list[Event]:
-        """All events since the last call."""
-        events, self.events = self.events, []
-        return events
-
-
-def new_mailbox() -> Any:
-    """An actor that is a `Mailbox`."""
-    return ray.remote(num_cpus=0)(Mailbox).remote()
-
-
-def watch(mailbox: Any, work: Callable[[], Any], handle: Callable[[Event], None]) -> Any:
-    """Runs `work` here and hands over the events that arrive meanwhile; returns its result."""
-    done = threading.Event()
-
-    def pump() -> None:
-        while not done.wait(POLL_S):
-            for event in ray.get(mailbox.drain.remote()):
-                handle(event)
-
-    thread = threading.Thread(target=pump, daemon=True)
-    thread.start()
-    try:
-        return work()
-    finally:
-        done.set()
-        thread.join()
-        for event in ray.get(mailbox.drain.remote()):
-            handle(event)

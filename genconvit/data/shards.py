@@ -1,21 +1,20 @@
-"""The frame dataset: a folder of Parquet shards, and who reads which of its rows.
+"""The frame dataset: Parquet shards of face crops, and what describes them.
 
-    DATASET/extract.json          settings, counts, failures
-    DATASET/{train,val,test}/     shards, one row a crop
+    DATASET/current.json            names the newest version
+    DATASET/VERSION/extract.json    settings, counts, and the name, size and hash of every shard
+    DATASET/VERSION/clips.parquet   a row for every clip, those that failed included
+    DATASET/VERSION/{train,val,test}/*.parquet   shards, a row for every crop
 
-`plan_slices` deals the rows of a split to the workers. It is a pure function of the seed and the
-epoch, so that every
-run with the same seed sees the same rows in the same order, and validation sees each row exactly
-once.
+A version is never changed but to remove a person's data (`genconvit.data.removal`). Without its
+`extract.json`, which is written last, it is no dataset.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genconvit.config import PreprocessSettings, SamplingSettings
-from genconvit.data.crops import ClipCrops, Crop, decode_crop
+from genconvit.data.clip_table import ClipRecord, read_clip_table, write_clip_table
+from genconvit.data.crops import ClipCrops, Crop
 from genconvit.errors import UserError
-from genconvit.files import read_json, replaced_file
+from genconvit.folder import Folder, open_parquet
 
+FORMAT = 2
 SPLITS = ("train", "val", "test")
 MANIFEST = "extract.json"
-ROWS_PER_GROUP = 256  # one task's work: about 4 MB of JPEG, 38 MB decoded at 224 px
+CURRENT = "current.json"
+ROWS_PER_GROUP = 64  # read at once: about 1 MB of JPEG at 224 px
 
 SCHEMA = pa.schema(
     [
@@ -52,6 +54,20 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A shard as the manifest has it."""
+
+    path: str
+    """Relative to the dataset's folder; absolute, or a URL, in a `FrameDataset`."""
+    split: str
+    rows: int
+    bytes: int
+    sha256: str
+    row_groups: tuple[int, ...]
+    """Rows of each row group."""
+
+
+@dataclass(frozen=True)
 class RowGroup:
     """A part of a shard that is read at once."""
 
@@ -61,31 +77,25 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Rows `start` to `stop` of a row group."""
-
-    path: str
-    row_group: int
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows."""
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
 class FrameDataset:
     """An extracted dataset that has been opened."""
 
-    path: Path
+    path: str
+    """The folder of the version that is open: a path or a URL."""
     preprocess: PreprocessSettings
     sampling: SamplingSettings
     counts: dict[str, dict[str, int]]
     """For each split, the crops of `fake` and `real`."""
     digest: str
-    """Twelve hex digits over names and sizes of all shards."""
+    """Twelve hex digits over the content of all shards."""
+    shards: tuple[Shard, ...]
+    manifest: Mapping[str, Any]
+    """The content of `extract.json`."""
+
+    @property
+    def folder(self) -> Folder:
+        """The folder of the version that is open."""
+        return Folder(self.path)
 
     def row_groups(self, split: str) -> list[RowGroup]:
         """All row groups of a split, in a fixed order.
@@ -94,10 +104,10 @@ class FrameDataset:
             UserError: The split is empty.
         """
         groups = [
-            RowGroup(str(file), index, metadata.row_group(index).num_rows)
-            for file in sorted((self.path / split).glob("*.parquet"))
-            for metadata in [pq.read_metadata(file)]
-            for index in range(metadata.num_row_groups)
+            RowGroup(shard.path, index, rows)
+            for shard in self.shards
+            if shard.split == split
+            for index, rows in enumerate(shard.row_groups)
         ]
         if not groups:
             held = ", ".join(s for s in SPLITS if sum(self.counts.get(s, {}).values()))
@@ -107,33 +117,63 @@ class FrameDataset:
             )
         return groups
 
+    def only(self, *splits: str) -> FrameDataset:
+        """The dataset without its other splits: training is never given the test split."""
+        return replace(self, shards=tuple(s for s in self.shards if s.split in splits))
 
-def is_dataset(path: Path) -> bool:
+    def clips(self) -> list[ClipRecord]:
+        """What is known of every clip, those that failed included."""
+        return read_clip_table(self.folder)
+
+
+def is_dataset(path: str | Path) -> bool:
     """Whether `path` is a folder that extract has written."""
-    return (path / MANIFEST).is_file()
+    folder = Folder(path)
+    return folder.has(MANIFEST) or folder.has(CURRENT)
 
 
-def open_dataset(path: Path) -> FrameDataset:
-    """Opens what `genconvit extract` wrote.
+def current_version(path: str | Path) -> Folder:
+    """The folder of the version that is meant by a dataset's folder, or by a version's own.
 
     Raises:
         UserError: There is no dataset at `path`.
     """
-    path = path.resolve()  # workers have another current folder
-    if not is_dataset(path):
+    folder = Folder(path)
+    if not folder.has(MANIFEST) and folder.has(CURRENT):
+        current = folder.read_json(CURRENT, "the name of the dataset's version")
+        folder = folder.folder(str(current["version"]))
+    if not folder.has(MANIFEST):
         raise UserError(f"{path} holds no {MANIFEST}; give a folder that genconvit extract wrote.")
-    manifest = read_json(path / MANIFEST, "the dataset's description")
+    return folder
+
+
+def open_dataset(path: str | Path) -> FrameDataset:
+    """Opens what `genconvit extract` wrote: the newest version, or the one whose folder is given.
+
+    Args:
+        path: A folder, or a URL of one.
+
+    Raises:
+        UserError: There is no dataset at `path`.
+    """
+    folder = current_version(path)
+    manifest = folder.read_json(MANIFEST, "the dataset's description")
     try:
+        if manifest["format"] != FORMAT:
+            raise ValueError(manifest["format"])
         settings = manifest["settings"]
         preprocess = PreprocessSettings.model_validate(settings["preprocess"])
         sampling = SamplingSettings.model_validate(settings["sampling"])
         counts = {name: dict(split["crops"]) for name, split in manifest["splits"].items()}
+        shards = tuple(
+            Shard(**{**shard, "path": folder.at(shard["path"]), "row_groups": tuple(rows)})
+            for shard in manifest["shards"]
+            for rows in [shard["row_groups"]]
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / MANIFEST} is from another version; extract again.") from error
-    files = sorted(path.glob("*/*.parquet"))
-    listing = "\n".join(f"{f.relative_to(path)} {f.stat().st_size}" for f in files)
-    digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
-    return FrameDataset(path, preprocess, sampling, counts, digest)
+        raise UserError(f"{folder.at(MANIFEST)} is from another version; extract again.") from error
+    digest = digest_of(shard.sha256 for shard in shards)
+    return FrameDataset(folder.location, preprocess, sampling, counts, digest, shards, manifest)
 
 
 def refuse_other_crops(dataset: FrameDataset, preprocess: PreprocessSettings) -> None:
@@ -142,7 +182,7 @@ def refuse_other_crops(dataset: FrameDataset, preprocess: PreprocessSettings) ->
     Raises:
         UserError: Their preprocessing differs.
     """
-    if dataset.preprocess != preprocess:
+    if dataset.preprocess.fingerprint() != preprocess.fingerprint():
         raise UserError(
             f"{dataset.path} was extracted with preprocessing {dataset.preprocess.fingerprint()}, "
             f"and this detector needs {preprocess.fingerprint()}; extract the clips with its "
@@ -150,93 +190,147 @@ def refuse_other_crops(dataset: FrameDataset, preprocess: PreprocessSettings) ->
         )
 
 
-def write_shard(folder: Path, rows: pa.Table) -> Path:
-    """Writes one shard, named after its content, so that the same rows give the same file."""
-    keys = rows.select(["video_id", "frame_index", "track"]).to_pydict()
-    digest = hashlib.sha256(repr(keys).encode())
-    path = folder / f"{digest.hexdigest()[:16]}.parquet"
-    with replaced_file(path) as aside:
-        # JPEG does not compress any further.
-        pq.write_table(rows, aside, row_group_size=ROWS_PER_GROUP, compression="none")
-    return path
-
-
-def plan_slices(
-    groups: Sequence[RowGroup],
-    parts: int,
-    *,
-    equal: bool = False,
-    seed: int | None = None,
-) -> list[list[Slice]]:
-    """Deals rows to workers, in contiguous runs.
+def write_shard(
+    folder: Folder, rows: pa.Table, *, key: str = "", notes: Mapping[str, str] | None = None
+) -> Shard:
+    """Writes one shard, named after its content, so that the same rows give the same file.
 
     Args:
-        groups: All row groups of a split.
-        parts: How many workers.
-        equal: Every worker gets the same number of rows, as DDP needs; at most `parts - 1` rows
-            are left out. Without
-            it every row goes to exactly one worker.
-        seed: Shuffles the row groups first; None keeps their order.
-    """
-    order = list(groups)
-    if seed is not None:
-        random.Random(seed).shuffle(order)
-    total = sum(group.rows for group in order)
-    share = total // parts
-    extra = 0 if equal else total % parts
-    edges = [part * share + min(part, extra) for part in range(parts + 1)]
-    return [_cut(order, start, stop) for start, stop in itertools.pairwise(edges)]
-
-
-def load_slice(rows: Slice, image_size: int, columns: Iterable[str] = ("label",)) -> dict[str, Any]:
-    """Reads and decodes rows.
+        folder: The version's folder.
+        rows: Rows of one split.
+        key: What it is named after; by default its clips, frames and tracks.
+        notes: Goes into the file's metadata.
 
     Returns:
-        `image`: uint8 (rows, image_size, image_size, 3), RGB; and each of `columns` as an array.
+        Its entry in the manifest.
     """
-    wanted = ["image", *columns]
-    with pq.ParquetFile(rows.path, memory_map=True) as file:
-        table = file.read_row_group(rows.row_group, columns=wanted)
-    table = table.slice(rows.start, rows.rows)
-    images = [decode_crop(jpeg, image_size) for jpeg in table["image"].to_pylist()]
-    batch: dict[str, Any] = {"image": np.stack(images)}
-    for name in columns:
-        column = table[name]
-        boxes = pa.types.is_fixed_size_list(column.type)
-        batch[name] = np.array(column.to_pylist()) if boxes else column.to_numpy()
-    return batch
+    key = key or repr(rows.select(["video_id", "frame_index", "track"]).to_pydict())
+    path = shard_name(rows["split"][0].as_py(), key)
+    with folder.written(path) as aside:
+        # JPEG does not compress any further.
+        pq.write_table(
+            rows.replace_schema_metadata(dict(notes) if notes else None),
+            aside,
+            row_group_size=ROWS_PER_GROUP,
+            compression="none",
+        )
+        return shard_entry(path, aside)
 
 
-def _cut(order: Sequence[RowGroup], start: int, stop: int) -> list[Slice]:
-    """Rows `start` to `stop` of the row groups laid end to end."""
-    slices = []
-    position = 0
-    for group in order:
-        first, last = max(start - position, 0), min(stop - position, group.rows)
-        if first < last:
-            slices.append(Slice(group.path, group.index, first, last))
-        position += group.rows
-    return slices
+def shard_name(split: str, key: str) -> str:
+    """The name of a shard in its version's folder."""
+    return f"{split}/{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
+
+
+def shard_entry(path: str, file: Path) -> Shard:
+    """Describes a shard for the manifest.
+
+    Args:
+        path: Its name in the version's folder.
+        file: Where it is now, on this machine.
+    """
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    metadata = pq.read_metadata(file)
+    groups = tuple(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups))
+    split = path.split("/")[0]
+    return Shard(path, split, metadata.num_rows, file.stat().st_size, digest, groups)
+
+
+def write_manifest(
+    folder: Folder,
+    shards: Sequence[Shard],
+    records: Sequence[ClipRecord],
+    *,
+    settings: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Makes a dataset of shards: writes `clips.parquet` and, last, `extract.json`.
+
+    Args:
+        folder: The version's folder.
+        shards: From `write_shard`.
+        records: All clips.
+        settings: `preprocess` and `sampling`, and what else made the crops.
+        more: Other entries.
+
+    Returns:
+        The manifest.
+    """
+    preprocess = PreprocessSettings.model_validate(settings["preprocess"])
+    removed: Counter[str] = Counter()
+    for record in records:
+        removed.update(record.removed)
+    manifest = {
+        "format": FORMAT,
+        **more,
+        "settings": dict(settings),
+        "fingerprint": preprocess.fingerprint(),
+        "clips": len(records),
+        "splits": {split: _counts(records, split) for split in SPLITS},
+        "failures": dict(Counter(r.failure_kind for r in records if r.failure_kind).most_common()),
+        "removed_crops": dict(removed.most_common()),
+        "digest": digest_of(shard.sha256 for shard in shards),
+        "shards": [vars(shard) for shard in shards],
+    }
+    write_clip_table(folder, records)
+    folder.write_json(MANIFEST, manifest)
+    return manifest
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """Twelve hex digits that change when any of the texts does."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 def read_clips(dataset: FrameDataset, split: str, clips: int) -> dict[str, ClipCrops]:
-    """The stored crops of the first clips of a split, by name.
+    """The stored crops of some clips of a split, by name, in the order of their names.
 
     Frames without a face are not in the shards, so they are not counted.
+
+    Args:
+        dataset: The dataset.
+        split: Its split.
+        clips: How many; of a large training split those of the first shards.
 
     Raises:
         UserError: The split is empty.
     """
+    groups = dataset.row_groups(split)
     columns = ["video_id", "image", "frame_index", "time_s", "track", "box", "face_score"]
     found: dict[str, list[Crop]] = {}
-    for group in dataset.row_groups(split):
-        with pq.ParquetFile(group.path, memory_map=True) as file:
-            rows = file.read_row_group(group.index, columns=columns).to_pylist()
+    for path in dict.fromkeys(group.path for group in groups):
+        # A clip lies in one shard, and in the training split anywhere in it.
+        with open_parquet(path) as file:
+            names = file.read(columns=["video_id"])["video_id"].to_pylist()
+            wanted = sorted(set(names))[: clips - len(found)]
+            chosen = set(wanted)
+            keep = np.flatnonzero([name in chosen for name in names])
+            rows = file.read(columns=columns).take(keep).to_pylist()
         for row in rows:
             name, jpeg, box = row.pop("video_id"), row.pop("image"), tuple(row.pop("box"))
             found.setdefault(name, []).append(Crop(jpeg=jpeg, box=box, **row))
-        if len(found) > clips:  # the last clip may go on in the next row group
+        if len(found) >= clips:
             break
-    chosen = {name: found[name] for name in list(found)[:clips]}
-    frames = {name: len({crop.frame_index for crop in crops}) for name, crops in chosen.items()}
-    return {name: ClipCrops(chosen[name], frames[name], frames[name]) for name in chosen}
+    result = {}
+    for name in sorted(found):
+        crops = sorted(found[name], key=lambda crop: (crop.frame_index, crop.track))
+        frames = len({crop.frame_index for crop in crops})
+        result[name] = ClipCrops(crops, frames, frames)
+    return result
+
+
+def _counts(records: Sequence[ClipRecord], split: str) -> dict[str, Any]:
+    kept = [record for record in records if record.split == split and record.crops]
+    clips = Counter(record.label for record in kept)
+    crops: Counter[str] = Counter()
+    methods: Counter[str] = Counter()
+    for record in kept:
+        crops[record.label] += record.crops
+        methods[record.method] += record.crops
+    return {
+        "clips": {label: clips[label] for label in ("fake", "real")},
+        "crops": {label: crops[label] for label in ("fake", "real")},
+        "methods": dict(methods.most_common()),
+        "groups": len({record.group for record in kept}),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genconvit.config import SamplingSettings
+from genconvit.data.clip import IMAGE_SUFFIXES
 from genconvit.errors import ClipError
 
 # OpenCV reads both when it opens the first video. The lists keep a playlist that poses as a video
@@ -27,6 +29,9 @@ cv2.setNumThreads(1)  # processes run side by side; threads inside each only get
 
 MAX_PIXELS = 2**27
 """Larger frames (400 MB) are refused: no camera makes them, but a forged header claims them."""
+
+FOLDER_FPS = 25
+"""What a folder of frames, which does not say, is taken to have."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,12 @@ def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Fram
     formats. A clip that breaks off gives what decodes. Whether a file is an image or a video is
     told by its content.
 
+    The images of a folder are the frames of one clip, in natural order: 10.png comes after 9.png.
+    Their index is their position, and their time is that at 25 frames a second. Broken ones are
+    left out.
+
     Args:
-        path: Video, or still image: a clip of one frame.
+        path: Video, folder of frames, or still image: a clip of one frame.
         sampling: Which frames. `frames` are evenly spaced, as `spacing` says, `frame_interval`
             begins with frame 0, and `max_frames` then keeps fewer evenly spaced ones, or the first
             ones.
@@ -90,10 +99,10 @@ def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Fram
         ClipError: The file is missing, empty, not a clip, or no frame of it can be decoded.
     """
     path = Path(path).absolute()  # an absolute path is never taken for an address
-    if not path.is_file():
-        raise ClipError(f"{path} is not a file; check the path")
-    if path.stat().st_size == 0:
-        raise ClipError(f"{path} is empty; copy it again")
+    if path.is_dir():
+        yield from _sample_folder(path, sampling)
+        return
+    _refuse_missing_or_empty(path)
     if path.suffix.lower() != ".gif" and cv2.haveImageReader(str(path)):
         yield Frame(0, 0.0, read_image(path))
         return
@@ -104,6 +113,41 @@ def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Fram
         decoded, given = yield from _decode(path, *_plan(sampling, decoded))
     if given == 0:
         raise ClipError(f"no frame of {path} can be decoded; it is damaged or in an unknown format")
+
+
+def check_clip(path: str | Path, open_it: bool = True) -> None:
+    """Look whether a clip can be read, without decoding it.
+
+    Args:
+        path: What `sample_frames` takes. Of a folder the first frame is looked at.
+        open_it: Read its header too, not only whether it is there and has content.
+
+    Raises:
+        ClipError: The clip is missing, empty, or opens neither as a video nor as an image.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        path = frames_of_folder(path)[0]
+    _refuse_missing_or_empty(path)
+    if not open_it or (path.suffix.lower() != ".gif" and cv2.haveImageReader(str(path))):
+        return
+    _open(path, [cv2.CAP_PROP_N_THREADS, 1]).release()
+
+
+def frames_of_folder(folder: Path) -> list[Path]:
+    """The images of a folder in natural order, without hidden ones; at least one.
+
+    Raises:
+        ClipError: There are none.
+    """
+    images = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not images:
+        raise ClipError(f"{folder} is not a file and holds no image; check the path", "empty")
+    return sorted(images, key=_natural_order)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -137,6 +181,35 @@ def count_frames(path: Path) -> int:
         count += 1
     packets.release()
     return count
+
+
+def _refuse_missing_or_empty(path: Path) -> None:
+    if not path.is_file():
+        raise ClipError(f"{path} is not a file; check the path", "missing")
+    if path.stat().st_size == 0:
+        raise ClipError(f"{path} is empty; copy it again", "empty")
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Numbers in a name by their value; the name itself decides between 1.png and 01.png."""
+    words = re.split(r"(\d+)", path.name)
+    return [(int(word), "") if i % 2 else (0, word) for i, word in enumerate(words)], path.name
+
+
+def _sample_folder(folder: Path, sampling: SamplingSettings) -> Iterator[Frame]:
+    images = frames_of_folder(folder)
+    wanted, last = _plan(sampling, len(images))
+    given = 0
+    for index, path in enumerate(images[: last + 1]):
+        if wanted(index):
+            try:
+                image_HWC = read_image(path)
+            except ClipError:  # of a video, too, broken frames are passed over
+                continue
+            yield Frame(index, index / FOLDER_FPS, image_HWC)
+            given += 1
+    if given == 0:
+        raise ClipError(f"no frame of the folder {folder} can be decoded; its images are damaged")
 
 
 def _plan(sampling: SamplingSettings, total: int) -> tuple[Callable[[int], bool], int]:
@@ -185,9 +258,12 @@ def _open(path: Path, params: list[int]) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, params)
     if not capture.isOpened():
         raise ClipError(
-            f"{path} cannot be opened as a video; it is damaged or in an unknown format"
+            f"{path} cannot be opened as a video; it is damaged or in an unknown format",
+            "not a clip",
         )
     width, height = (capture.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > MAX_PIXELS:
-        raise ClipError(f"frames of {path} have {width:.0f} x {height:.0f} pixels; scale it down")
+        raise ClipError(
+            f"frames of {path} have {width:.0f} x {height:.0f} pixels; scale it down", "too large"
+        )
     return capture

@@ -6,84 +6,110 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from genconvit.config import Settings
+from genconvit.data.clip_table import ClipRecord
 from genconvit.data.crops import encode_crop
 from genconvit.data.shards import (
+    CURRENT,
     ROWS_PER_GROUP,
     SCHEMA,
-    RowGroup,
-    Slice,
+    SPLITS,
+    FrameDataset,
     is_dataset,
-    load_slice,
     open_dataset,
-    plan_slices,
+    read_clips,
+    write_manifest,
     write_shard,
 )
 from genconvit.errors import UserError
+from genconvit.folder import Folder
 
-row_groups = st.lists(st.integers(0, 40), min_size=1, max_size=12).map(
-    lambda sizes: [RowGroup(f"shard{index % 3}", index, rows) for index, rows in enumerate(sizes)]
-)
-
-
-def rows_of(slices: list[Slice]) -> list[tuple[int, int]]:
-    return [(s.row_group, row) for s in slices for row in range(s.start, s.stop)]
+SETTINGS = Settings().model_dump(mode="json", include={"preprocess", "sampling"})
 
 
-@given(row_groups, st.integers(1, 7), st.none() | st.integers(0, 99))
-def test_every_row_goes_to_exactly_one_worker(
-    groups: list[RowGroup], parts: int, seed: int | None
-) -> None:
-    dealt = [row for part in plan_slices(groups, parts, seed=seed) for row in rows_of(part)]
-    everything = [(group.index, row) for group in groups for row in range(group.rows)]
-    assert sorted(dealt) == sorted(everything)
-
-
-@given(row_groups, st.integers(1, 7), st.integers(0, 99))
-def test_equal_shares_are_equal_and_lose_less_than_a_row_a_worker(
-    groups: list[RowGroup], parts: int, seed: int
-) -> None:
-    shares = [rows_of(part) for part in plan_slices(groups, parts, equal=True, seed=seed)]
-    assert len({len(share) for share in shares}) == 1
-    dealt = [row for share in shares for row in share]
-    assert len(set(dealt)) == len(dealt)
-    assert sum(group.rows for group in groups) - len(dealt) < parts
-
-
-def test_epochs_differ_and_repeat() -> None:
-    groups = [RowGroup("a", index, 5) for index in range(20)]
-    first, again, other = (plan_slices(groups, 2, equal=True, seed=seed) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
-
-
-def table(rows: int, label: int = 0) -> pa.Table:
-    image = encode_crop(np.full((32, 32, 3), (200, 100, 0), np.uint8), 95)
-    row = dict.fromkeys(SCHEMA.names)
+def table(
+    rows: int, label: int = 0, split: str = "val", video_id: str = "v", method: str = ""
+) -> pa.Table:
+    """Rows of one clip; the colour of each crop is the number of its frame."""
+    same = {"label": label, "video_id": video_id, "split": split, "method": method, "group": "g"}
     return pa.Table.from_pylist(
         [
-            {**row, "image": image, "label": label, "video_id": "v", "frame_index": i, "track": 0}
+            {**same, "image": grey(i), "frame_index": i, "track": 0, "box": [0, 0, 9, 9],
+             "time_s": 0.0, "face_score": 1.0}
             for i in range(rows)
         ],
         schema=SCHEMA,
-    )
+    )  # fmt: skip
 
 
-def test_a_slice_comes_back_decoded(tmp_path: Path) -> None:
-    path = write_shard(tmp_path, table(ROWS_PER_GROUP + 10, label=1))
-    batch = load_slice(Slice(str(path), 1, 3, 7), 16, ("label", "frame_index"))
-    assert batch["image"].shape == (4, 16, 16, 3)
-    np.testing.assert_allclose(batch["image"][0, 8, 8], (200, 100, 0), atol=3)  # RGB, not BGR
-    assert batch["label"].tolist() == [1] * 4
-    assert batch["frame_index"].tolist() == [ROWS_PER_GROUP + i for i in range(3, 7)]
+def grey(level: int) -> bytes:
+    return encode_crop(np.full((32, 32, 3), level % 256, np.uint8), 95)
+
+
+def make_dataset(path: Path | str, *tables: pa.Table) -> FrameDataset:
+    """A dataset with a shard for each table."""
+    folder = Folder(path)
+    shards = [write_shard(folder, rows) for rows in tables]
+    counts: dict[tuple[str, str, str], int] = {}
+    for rows in tables:
+        for row in rows.select(["video_id", "label", "split"]).to_pylist():
+            key = (row["video_id"], ("fake", "real")[row["label"]], row["split"])
+            counts[key] = counts.get(key, 0) + 1
+    records = [
+        ClipRecord(name, label, group=name, split=split, crops=crops, content=name)
+        for (name, label, split), crops in counts.items()
+    ]
+    write_manifest(folder, shards, records, settings=SETTINGS)
+    return open_dataset(path)
 
 
 def test_a_shard_is_named_after_its_rows(tmp_path: Path) -> None:
-    first, again = write_shard(tmp_path / "a", table(3)), write_shard(tmp_path / "b", table(3))
-    assert first.name == again.name != write_shard(tmp_path, table(4)).name
-    assert pq.read_schema(first) == SCHEMA
+    first, again, other = (write_shard(Folder(tmp_path), table(rows)) for rows in (3, 3, 4))
+    assert first == again
+    assert first.path != other.path
+    assert pq.read_schema(tmp_path / first.path) == SCHEMA
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_dataset_is_what_was_written_on_a_path_and_behind_a_url(
+    tmp_path: Path, scheme: str
+) -> None:
+    rows = ROWS_PER_GROUP + 10
+    dataset = make_dataset(f"{scheme}{tmp_path}/set", table(rows, 0, "train"), table(3, 1, "val"))
+    assert dataset.counts["train"] == {"fake": rows, "real": 0}
+    assert dataset.counts["val"] == {"fake": 0, "real": 3}
+    assert [group.rows for group in dataset.row_groups("train")] == [ROWS_PER_GROUP, 10]
+    assert {record.name for record in dataset.clips()} == {"v"}
+    (clip,) = read_clips(dataset, "train", 1).values()
+    assert [crop.frame_index for crop in clip.crops] == list(range(rows))
+
+
+def test_the_newest_version_is_opened_and_any_can_be_named(tmp_path: Path) -> None:
+    for version, rows in (("aaa", 2), ("bbb", 3)):
+        make_dataset(tmp_path / version, table(rows))
+        Folder(tmp_path).write_json(CURRENT, {"version": version})
+    assert is_dataset(tmp_path)
+    assert open_dataset(tmp_path).counts["val"]["fake"] == 3
+    assert open_dataset(tmp_path / "aaa").counts["val"]["fake"] == 2
+    assert open_dataset(tmp_path).digest != open_dataset(tmp_path / "aaa").digest
+
+
+def test_a_split_that_was_left_out_cannot_be_read(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, *(table(2, split=split) for split in SPLITS))
+    assert dataset.row_groups("test")
+    with pytest.raises(UserError, match="no crops in its test split"):
+        dataset.only("train", "val").row_groups("test")
+
+
+def test_clips_are_found_in_shuffled_shards(tmp_path: Path) -> None:
+    rows = pa.concat_tables([table(5, video_id=name, split="train") for name in "abc"])
+    mixed = rows.take(np.random.default_rng(0).permutation(len(rows)))
+    found = read_clips(make_dataset(tmp_path, mixed), "train", 2)
+    assert list(found) == ["a", "b"]
+    for clip in found.values():
+        assert [crop.frame_index for crop in clip.crops] == list(range(5))
+        assert [crop.jpeg for crop in clip.crops] == [grey(i) for i in range(5)]
 
 
 def test_a_folder_that_extract_did_not_write_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,3 +66,29 @@ def test_more_workers_than_gpus_train_on_the_cpu_unless_cuda_is_asked_for() -> N
 def test_no_worker_asks_for_more_than_a_node_has() -> None:
     budget = train_budget(TrainSettings(num_workers=1), Resources(32, largest_node_cpus=4))
     assert budget.cpus_per_worker == 4
+
+
+def test_what_ray_says_of_a_dead_process_stays_off_stdout() -> None:
+    """It would stand between the lines of `--json`."""
+    script = """
+import os, signal, ray
+from ray_jobs.cluster import connected
+from ray_jobs.output import Output
+
+@ray.remote(max_retries=0)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with connected(Output(as_json=True)):
+    try:
+        ray.get(die.remote())
+    except ray.exceptions.WorkerCrashedError:
+        import time
+        time.sleep(1)  # its message comes a moment later
+        print("died")
+"""
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stdout == "died\n"
