@@ -18,10 +18,10 @@ from genconvit.data.crops import extract_crops
 from genconvit.data.shards import (
     SPLITS,
     FrameDataset,
-    open_dataset,
     read_clips,
     refuse_other_crops,
 )
+from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.evaluate import comparison_results
 from genconvit.evaluate.comparison import comparison_tables, write_comparison
@@ -57,6 +57,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     split: str | None = None,
     out: Path | None = None,
+    allow_leakage: bool = False,
 ) -> ComparisonReport:
     """Trains or loads variants, judges the same clips with each, and writes one comparison.
 
@@ -73,6 +74,7 @@ def compare(
         split: Split of `data` to judge; by default `test`, or `val` where there is none.
         out: Folder for everything; by default a new one below `runs/`. What is trained there
             already is not trained again.
+        allow_leakage: Train even where validation clips are known from training.
 
     Raises:
         UserError: A variant, the data or the cluster do not allow it, or every variant failed.
@@ -87,15 +89,18 @@ def compare(
         output.say(f"Comparing {len(asked)} variants in {out}\nRay's logs: {ray_logs}")
         # How verdicts are made must not say which frames are extracted to train on.
         training = Given(given.config, _without(given, "decision."))
-        dataset = open_dataset(dataset_for(data, training.settings(), output)) if data else None
-        plans = [plan_runs(variant, given, seeds, dataset, out) for variant in asked]
+        dataset = dataset_for(data, training.settings(), output) if data else None
+        crops = TrainingData.of(dataset) if dataset else None
+        plans = [plan_runs(variant, given, seeds, crops, out) for variant in asked]
+        if crops is not None and any(run.folder for plan in plans for run in plan):
+            refuse_leaks(crops, allow_leakage)
         clips = _labelled_clips(video_dir, ground_truth)
         if clips is None and dataset is not None:
             split = split or _split_of(dataset)
             dataset.row_groups(split)  # one that is empty is told here, not hours later
             for run in (run for plan in plans for run in plan if run.folder is None):
                 refuse_other_crops(dataset, read_info(run.detector).preprocess)
-        failed = train_runs(plans, dataset, given, output)
+        failed = train_runs(plans, crops, given, output)
         judged = _judge_all(plans, failed, given, output, clips, dataset, split)
         if not judged:
             reason = next(iter(failed.values()))

@@ -1,62 +1,132 @@
-"""Shards to batches: Ray Data reads and decodes, in tasks on any node, while the worker trains."""
+"""Shards to batches: tasks on any node read and decode, while the worker trains."""
 
 from __future__ import annotations
 
+import pickle
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import ray
 import ray.data
 
-from genconvit.data.shards import ROWS_PER_GROUP, Slice, load_slice
+from genconvit.data.plan import Chunk, load_chunk
+from ray_jobs.cache import Cache
 
-SHUFFLE_BUFFER = 8 * ROWS_PER_GROUP
+Batch = dict[str, np.ndarray]
+PREFETCH = 2
+"""Batches that are ready before they are asked for."""
 
 
 def stream(
-    slices: Sequence[Slice],
+    chunks: Sequence[Chunk],
     *,
     image_size: int,
     batch_size: int,
     columns: Sequence[str] = ("label",),
-    shuffle_seed: int | None = None,
     num_cpus: float = 1.0,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Decoded crops, in the same order for the same arguments.
+    cache: Cache | None = None,
+) -> Iterator[Batch]:
+    """Decoded crops, in the same order for the same arguments, from a cache or without.
 
     Args:
-        slices: The rows, from `plan_slices`.
+        chunks: The rows, in order, from `genconvit.data.plan`.
         image_size: Side of the decoded crops.
         batch_size: Rows a batch; the last one may be smaller.
         columns: What comes along with `image`.
-        shuffle_seed: Mixes rows of neighbouring row groups; None keeps the order.
         num_cpus: CPUs a decoding task asks for.
+        cache: Decoded row groups. Rows of others are decoded.
 
     Yields:
         `image`: uint8 (B, image_size, image_size, 3), and each of `columns`.
     """
-    if not slices:
+    if not chunks:
+        return
+    if cache is not None:
+        yield from _ahead(_rebatched(map(cache.load, chunks), batch_size))
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    items = [{"slice": vars(rows)} for rows in slices]
+    # Blocks come as their tasks make them: none is cut or put together with others.
+    context.target_max_block_size = None
+    items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _load,
         batch_size=1,
         fn_kwargs={"image_size": image_size, "columns": tuple(columns)},
         num_cpus=num_cpus,
     )
-    shuffle: dict[str, Any] = {}
-    if shuffle_seed is not None:
-        shuffle = {
-            "local_shuffle_buffer_size": SHUFFLE_BUFFER,
-            "local_shuffle_seed": shuffle_seed,
-        }
     yield from dataset.iter_batches(
-        batch_size=batch_size, batch_format="numpy", prefetch_batches=2, **shuffle
+        batch_size=batch_size, batch_format="numpy", prefetch_batches=PREFETCH
     )
 
 
+def start_workers() -> None:
+    """Has Ray start processes that decode, so that they are ready when the first batch is due."""
+    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_nothing)
+    for _ in range(int(ray.available_resources().get("CPU", 0))):
+        task.remote()
+
+
+def _nothing() -> None:
+    """Finding this function imports what decoding needs."""
+
+
 def _load(batch: dict[str, Any], image_size: int, columns: tuple[str, ...]) -> dict[str, Any]:
-    return load_slice(Slice(**batch["slice"][0]), image_size, columns)
+    return load_chunk(pickle.loads(batch["chunk"][0]), image_size, columns)
+
+
+def _rebatched(loaded: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+    """Batches of one size; the last one may be smaller."""
+    left: Batch = {}
+    for rows in loaded:
+        if left:
+            rows = {name: np.concatenate([left[name], rows[name]]) for name in rows}
+        count = len(rows["image"])
+        whole = count - count % batch_size
+        for start in range(0, whole, batch_size):
+            yield {name: column[start : start + batch_size] for name, column in rows.items()}
+        left = {name: column[whole:] for name, column in rows.items()} if whole < count else {}
+    if left:
+        yield left
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Makes the next batches in a thread, while the caller works on one."""
+    ready: queue.Queue[Any] = queue.Queue(maxsize=PREFETCH)
+    stopped = threading.Event()
+    end = object()
+
+    def fill() -> None:
+        try:
+            for batch in batches:
+                if not _put(ready, batch, stopped):
+                    return
+            _put(ready, end, stopped)
+        except BaseException as error:
+            _put(ready, error, stopped)
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not end:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _put(ready: queue.Queue[Any], item: Any, stopped: threading.Event) -> bool:
+    """Waits for a free place; gives up when nobody listens any more."""
+    while not stopped.is_set():
+        try:
+            ready.put(item, timeout=0.2)
+            return True
+        except queue.Full:
+            continue
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from genconvit.config import Settings
-from genconvit.data.shards import FrameDataset, open_dataset, plan_slices
+from genconvit.data.detectors import with_detector_digest
+from genconvit.data.shards import FrameDataset
+from genconvit.data.training_data import Epochs, TrainingData, check_mix, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.evaluate.plots import training_curves
 from genconvit.losses import check_trainable, without_idle_heads
 from genconvit.models.registry import build_from_settings
 from genconvit.overrides import resolve_settings
+from genconvit.storage import is_url
 from genconvit.train.distributed import rank_and_world
 from genconvit.train.loop import Data, Event, fit
 from genconvit.train.run_folder import (
@@ -30,24 +34,33 @@ from genconvit.train.run_folder import (
     find_run,
     read_results,
 )
-from ray_jobs.cluster import Budget, Resources, connected, new_mailbox, train_budget, watch
+from ray_jobs.cache import Cache, fill_cache
+from ray_jobs.cluster import Budget, Resources, connected, train_budget
 from ray_jobs.extract import dataset_for
+from ray_jobs.mailbox import new_mailbox, watch
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder, runs_folder
-from ray_jobs.stream import stream
+from ray_jobs.stream import start_workers, stream
 
 
 def train(
-    data: Path, settings: Settings, out: Path | None, output: Output, *, resume: bool = False
+    data: Sequence[str | Path],
+    settings: Settings,
+    out: Path | None,
+    output: Output,
+    *,
+    resume: bool = False,
+    allow_leakage: bool = False,
 ) -> dict[str, Any]:
     """Trains a detector.
 
     Args:
-        data: Shards, or a folder or CSV of clips, which is extracted first.
+        data: Shards, or folders or lists of clips, which are extracted first; several are mixed.
         settings: All settings.
         out: The run's folder; by default a new one in `runs_folder()`.
         output: Where to tell of it.
         resume: Continue the run in `out`.
+        allow_leakage: Train even where validation clips are known from training.
 
     Returns:
         The content of `results.json`.
@@ -56,8 +69,7 @@ def train(
         UserError: The data, the settings or the cluster do not allow it.
     """
     out = (out or new_out_folder("train")).resolve()
-    if not data.exists():
-        raise UserError(f"{data} does not exist; check --data.")
+    refuse_missing(data)
     if resume and finished(out, settings):
         results = read_results(out)
         output.say(f"{out} is finished ({results['epochs']} epochs); nothing to do.")
@@ -68,8 +80,9 @@ def train(
             f"{out} holds a run already; continue it with --resume {out}, or choose another --out."
         )
     with connected(output) as ray_logs:
-        dataset = open_dataset(dataset_for(data, settings, output))
+        dataset = TrainingData.of(*(dataset_for(one, settings, output) for one in data))
         settings = settings_for(dataset, settings)
+        refuse_leaks(dataset, allow_leakage)
         budget = train_budget(settings.train, Resources.of_cluster())
         if sum(dataset.counts["train"].values()) < budget.workers:
             raise UserError(f"{dataset.path} has fewer training crops than there are workers.")
@@ -82,15 +95,32 @@ def train(
             f"{settings.train.batch_size} crops a step and worker, "
             f"{sum(dataset.counts['train'].values())} crops.\nRun: {out}\nRay's logs: {ray_logs}"
         )
-        _fit_on_ray(folder, dataset, budget, output)
+        cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
+        _fit_on_ray(folder, dataset, budget, output, cache)
     results = read_results(out)
     training_curves(out, results["history"])
     _show(results, out, output)
     return results
 
 
+def refuse_missing(data: Sequence[str | Path]) -> None:
+    """Whether there is something at every `--data`.
+
+    Raises:
+        UserError: There is not.
+    """
+    for one in data:
+        if not is_url(one) and not Path(one).exists():
+            raise UserError(f"{one} does not exist; check --data.")
+
+
 def resume_run(
-    name: str, data: Path, given: Given, out: Path | None, output: Output
+    name: str,
+    data: Sequence[str],
+    given: Given,
+    out: Path | None,
+    output: Output,
+    allow_leakage: bool = False,
 ) -> dict[str, Any]:
     """Continues a run with its own settings, and what the command line changes of them.
 
@@ -101,10 +131,10 @@ def resume_run(
     if out is not None and out.resolve() != run.resolve():
         raise UserError(f"--resume continues in {run}; leave --out away.")
     settings = given.settings(base=resolve_settings(run / SETTINGS))
-    return train(data, settings, run, output, resume=True)
+    return train(data, settings, run, output, resume=True, allow_leakage=allow_leakage)
 
 
-def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
+def settings_for(dataset: FrameDataset | TrainingData, settings: Settings) -> Settings:
     """The settings with the dataset's preprocessing, checked against its crops.
 
     Raises:
@@ -112,16 +142,21 @@ def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
             validation split, or the settings leave a part of the network without a gradient.
     """
     preprocess = settings.preprocess
-    if preprocess.model_fields_set and preprocess != dataset.preprocess:
+    asked = bool(preprocess.model_fields_set)
+    if asked and with_detector_digest(preprocess).fingerprint() != dataset.preprocess.fingerprint():
         raise UserError(
             f"{dataset.path} was extracted with other preprocess settings than those given; "
             f"leave them out, or extract again."
         )
+    if isinstance(dataset, TrainingData):
+        check_mix(dataset, settings.stream)
     for label in ("fake", "real"):
-        if not dataset.counts["train"].get(label):
+        blended = label == "fake" and settings.augment.self_blend > 0
+        if not dataset.counts["train"].get(label) and not blended:
+            hint = " (or augment.self_blend, which makes fakes of real crops)"
             raise UserError(
                 f"{dataset.path} has no {label} crops in its train split; training needs both "
-                "classes."
+                f"classes{hint if label == 'fake' else ''}."
             )
     if not any(dataset.counts["val"].values()):
         raise UserError(
@@ -139,21 +174,29 @@ def settings_for(dataset: FrameDataset, settings: Settings) -> Settings:
     )
 
 
-def data_summary(dataset: FrameDataset) -> dict[str, Any]:
+def data_summary(dataset: TrainingData) -> dict[str, Any]:
     """What results.json says of the data."""
-    return {"path": str(dataset.path), "digest": dataset.digest, "crops": dataset.counts}
+    return {"path": dataset.path, "digest": dataset.digest, "crops": dataset.counts}
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Runs on every worker: plain PyTorch, but for the numbered lines.
 
     Args:
-        config: `settings` (JSON), `data` and `out` (paths), `mailbox` (an actor), `data_cpus`,
-            `summary`.
+        config: `settings` (JSON), `data` (locations), `out` (a path), `mailbox` (an actor),
+            `data_cpus`, `cache` (a `Cache` or None), `summary`.
     """
     settings = Settings.model_validate_json(config["settings"])
-    dataset = open_dataset(Path(config["data"]))
     rank, world = rank_and_world()
+    batch_size = settings.train.batch_size
+    epochs = Epochs(
+        TrainingData.open(config["data"]),
+        settings.stream,
+        batch_size=batch_size,
+        seed=settings.seed,
+        rank=rank,
+        world=world,
+    )
     torch.manual_seed(settings.seed)
     folder = RunFolder(Path(config["out"]), settings, config["summary"])
     begun = {"pretrained": False, "weights": None} if folder.last.exists() else {}
@@ -162,20 +205,19 @@ def train_worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     network.to(device)
 
-    train_groups, val_groups = dataset.row_groups("train"), dataset.row_groups("val")
-    val_slices = plan_slices(val_groups, world)[rank]
-    rows = sum(group.rows for group in train_groups) // world
-    read = {"image_size": settings.model.image_size, "num_cpus": config["data_cpus"]}
+    read = {
+        "image_size": settings.model.image_size,
+        "num_cpus": config["data_cpus"],
+        "cache": config["cache"],
+    }
 
     def train_batches(epoch: int) -> Any:
-        seed = settings.seed * 100_003 + epoch
-        slices = plan_slices(train_groups, world, equal=True, seed=seed)[rank]
         # 2. Ray Data decodes in tasks beside the training.
-        return stream(slices, batch_size=settings.train.batch_size, shuffle_seed=seed, **read)
+        return stream(epochs.train(epoch), batch_size=batch_size, **read)
 
     def val_batches() -> Any:
         columns = ("label", "video_id")
-        return stream(val_slices, batch_size=4 * settings.train.batch_size, columns=columns, **read)
+        return stream(epochs.validate(), batch_size=4 * batch_size, columns=columns, **read)
 
     def on_event(event: Event) -> None:
         if rank == 0 and config["mailbox"] is not None:
@@ -190,8 +232,8 @@ def train_worker(config: dict[str, Any]) -> None:
         Data(
             train=train_batches,
             validate=val_batches,
-            steps=-(-rows // settings.train.batch_size),
-            class_counts=(dataset.counts["train"]["fake"], dataset.counts["train"]["real"]),
+            steps=-(-epochs.rows // batch_size),
+            class_counts=epochs.class_counts,
         ),
         folder,
         device=device,
@@ -217,7 +259,12 @@ def report_of(event: Event, detector: Path) -> dict[str, Any]:
 
 
 def trainer_for(
-    folder: RunFolder, dataset: FrameDataset, budget: Budget, mailbox: Any = None, **run: Any
+    folder: RunFolder,
+    dataset: TrainingData,
+    budget: Budget,
+    mailbox: Any = None,
+    cache: Cache | None = None,
+    **run: Any,
 ) -> TorchTrainer:
     """The TorchTrainer of a run.
 
@@ -226,15 +273,17 @@ def trainer_for(
         dataset: The crops.
         budget: What it gets of the cluster.
         mailbox: Told of every event; None where nobody watches.
+        cache: Decoded crops, if they are kept.
         run: Reaches Ray's RunConfig.
     """
     config = {
         "settings": folder.settings.model_dump_json(),
-        "data": str(dataset.path.resolve()),
+        "data": dataset.paths,
         "out": str(folder.path),
         "summary": folder.data,
         "mailbox": mailbox,
         "data_cpus": budget.data_cpus,
+        "cache": cache,
     }
     scaling = ScalingConfig(
         num_workers=budget.workers,
@@ -266,9 +315,13 @@ def finished(out: Path, settings: Settings) -> bool:
     return bool(results["epochs"] >= settings.train.epochs or waited >= patience)
 
 
-def _fit_on_ray(folder: RunFolder, dataset: FrameDataset, budget: Budget, output: Output) -> None:
+def _fit_on_ray(
+    folder: RunFolder, dataset: TrainingData, budget: Budget, output: Output, cache: Cache | None
+) -> None:
     mailbox = new_mailbox()
-    trainer = trainer_for(folder, dataset, budget, mailbox)
+    if cache is None:
+        start_workers()  # while the training processes start
+    trainer = trainer_for(folder, dataset, budget, mailbox, cache)
     with output.bar("starting workers") as bar:
 
         def handle(event: Event) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import ray
 
-from genconvit.data.shards import FrameDataset
+from genconvit.data.training_data import TrainingData
 from genconvit.evaluate.plots import training_curves
 from genconvit.train.run_folder import RunFolder, epoch_line, read_results
-from ray_jobs.cluster import Budget, Event, Resources, new_mailbox, watch
+from ray_jobs.cluster import Budget, Resources
 from ray_jobs.failures import reason_of
+from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.options import Given
 from ray_jobs.output import Output
 from ray_jobs.train import finished, plural, trainer_for
@@ -21,7 +22,7 @@ from ray_jobs.variants import Run
 
 
 def train_runs(
-    plans: Sequence[Sequence[Run]], dataset: FrameDataset | None, given: Given, output: Output
+    plans: Sequence[Sequence[Run]], dataset: TrainingData | None, given: Given, output: Output
 ) -> dict[str, str]:
     """Trains what is not trained yet, as many runs at once as the cluster has room for.
 
@@ -68,7 +69,7 @@ def train_runs(
 
 
 def _fit_all(
-    todo: Sequence[RunFolder], dataset: FrameDataset, budget: Budget, at_once: int, mailbox: object
+    todo: Sequence[RunFolder], dataset: TrainingData, budget: Budget, at_once: int, mailbox: object
 ) -> dict[Path, str]:
     """Fits every run in a process of its own; returns the reasons of those that failed."""
     fit = ray.remote(num_cpus=DRIVER_CPUS, max_retries=0)(_fit)
@@ -88,6 +89,6 @@ def _fit_all(
     return failures
 
 
-def _fit(folder: RunFolder, dataset: FrameDataset, budget: Budget, mailbox: object) -> None:
+def _fit(folder: RunFolder, dataset: TrainingData, budget: Budget, mailbox: object) -> None:
     """Runs in a Ray task, which only waits; the workers compute."""
     trainer_for(folder, dataset, budget, mailbox).fit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,18 @@ from rich.table import Table
 
 from genconvit.checkpoint import read_info
 from genconvit.config import Settings
-from genconvit.data.shards import FrameDataset, open_dataset
+from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.files import replaced_folder, write_json
 from genconvit.overrides import Assignment, resolve_settings
 from genconvit.train.run_folder import RunFolder, read_results, write_settings
-from ray_jobs.cluster import (
-    Budget,
-    Event,
-    Resources,
-    connected,
-    new_mailbox,
-    train_budget,
-    watch,
-)
+from ray_jobs.cache import Cache, fill_cache
+from ray_jobs.cluster import Budget, Resources, connected, train_budget
 from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of
+from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.output import Output, new_out_folder
-from ray_jobs.train import data_summary, settings_for, trainer_for
+from ray_jobs.train import data_summary, refuse_missing, settings_for, trainer_for
 
 METRIC = "best_clip_auc"
 """What a trial is judged by: the validation clip AUC of the checkpoint that it would keep."""
@@ -51,14 +46,22 @@ SPACE: dict[str, Any] = {
 """The settings that are searched, by name."""
 
 
-def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> dict[str, Any]:
+def tune(
+    data: Sequence[str | Path],
+    settings: Settings,
+    out: Path | None,
+    output: Output,
+    *,
+    allow_leakage: bool = False,
+) -> dict[str, Any]:
     """Searches for the settings with the best detector.
 
     Args:
-        data: Shards, or a folder or CSV of clips, which is extracted first.
+        data: Shards, or folders or lists of clips, which are extracted first; several are mixed.
         settings: What every trial has in common.
         out: The sweep's folder; by default a new one below `runs/`.
         output: Where to tell of it.
+        allow_leakage: Search even where validation clips are known from training.
 
     Returns:
         The content of `sweep.json`.
@@ -67,15 +70,15 @@ def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> di
         UserError: The data, the settings or the cluster do not allow it, or every trial failed.
     """
     trials = settings.tune.trials
-    if not data.exists():
-        raise UserError(f"{data} does not exist; check --data.")
+    refuse_missing(data)
     out = (out or new_out_folder("tune")).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose another --out for the sweep.")
     # Without a dashboard Ray Tune cannot free what a stopped trial held, and later trials hang.
     with connected(output, dashboard=True) as ray_logs:
-        dataset = open_dataset(dataset_for(data, settings, output))
+        dataset = TrainingData.of(*(dataset_for(one, settings, output) for one in data))
         settings = settings_for(dataset, settings)
+        refuse_leaks(dataset, allow_leakage)
         if not all(dataset.counts["val"].get(label) for label in ("fake", "real")):
             raise UserError(f"{dataset.path}: a sweep needs fake and real clips in the val split.")
         train = settings.train.model_copy(update={"num_workers": settings.tune.workers_per_trial})
@@ -87,7 +90,8 @@ def tune(data: Path, settings: Settings, out: Path | None, output: Output) -> di
             f"{at_once} at once.\nSweep: {out}\nRay's logs: {ray_logs}"
         )
         out.mkdir(parents=True, exist_ok=True)
-        records = _run(settings, dataset, budget, at_once, trials, out, output)
+        cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
+        records = _run(settings, dataset, budget, at_once, trials, out, output, cache)
     return _finish(records, settings, out, output)
 
 
@@ -114,12 +118,13 @@ def sweep_budget(settings: Settings, resources: Resources, trials: int) -> tuple
 
 def _run(
     settings: Settings,
-    dataset: FrameDataset,
+    dataset: TrainingData,
     budget: Budget,
     at_once: int,
     trials: int,
     out: Path,
     output: Output,
+    cache: Cache | None,
 ) -> list[dict[str, Any]]:
     mailbox = new_mailbox()
 
@@ -130,7 +135,9 @@ def _run(
             out / "trials" / trial, trial_settings(settings, config), data_summary(dataset)
         )
         folder.start()
-        trainer = trainer_for(folder, dataset, budget, name=trial, callbacks=[TuneReportCallback()])
+        trainer = trainer_for(
+            folder, dataset, budget, cache=cache, name=trial, callbacks=[TuneReportCallback()]
+        )
         failure = None
         try:
             trainer.fit()

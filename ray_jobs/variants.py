@@ -10,7 +10,7 @@ from typing import get_args
 
 from genconvit.checkpoint import DESCRIPTION, load_network
 from genconvit.config import ModelSettings, Settings
-from genconvit.data.shards import FrameDataset
+from genconvit.data.training_data import TrainingData
 from genconvit.errors import UserError
 from genconvit.overrides import Assignment, resolve_settings
 from genconvit.storage import is_url
@@ -96,7 +96,7 @@ def check_variant(variant: Variant, given: Given, data: Path | None) -> None:
 
 
 def plan_runs(
-    variant: Variant, given: Given, seeds: Sequence[int], dataset: FrameDataset | None, out: Path
+    variant: Variant, given: Given, seeds: Sequence[int], dataset: TrainingData | None, out: Path
 ) -> list[Run]:
     """The detectors that a variant stands for: one a seed, or the one that is loaded.
 
@@ -124,7 +124,7 @@ def plan_runs(
 
 
 def _settings_of(
-    variant: Variant, given: Given, seed: int, dataset: FrameDataset | None = None
+    variant: Variant, given: Given, seed: int, dataset: TrainingData | None = None
 ) -> Settings:
     own = [*variant.assignments, Assignment("seed", str(seed), f"seed {seed}")]
     try:

@@ -150,6 +150,7 @@ def test_crops_that_a_loaded_detector_was_not_made_for_are_refused(
     other.mkdir()
     (other / "extract.json").write_text(json.dumps(manifest))
     shutil.copytree(dataset / "test", other / "test")
+    shutil.copy(dataset / "clips.parquet", other)
     assert compare("--variants", detector, "--data", other, "--out", tmp_path / "out") == 2
     assert "extract the clips with its settings" in capsys.readouterr().err
 

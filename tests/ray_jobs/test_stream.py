@@ -2,53 +2,92 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from genconvit.data.shards import open_dataset, plan_slices
+from genconvit.config import StreamSettings
+from genconvit.data.plan import load_chunk
+from genconvit.data.shards import open_dataset
+from genconvit.data.training_data import Epochs, TrainingData
+from ray_jobs.cache import fill_cache
+from ray_jobs.output import Output
 from ray_jobs.stream import stream
+from tests.conftest import small_settings
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def read(dataset: Path, part: int, parts: int, seed: int | None = None) -> list[dict]:
-    groups = open_dataset(dataset).row_groups("train")
-    slices = plan_slices(groups, parts, seed=seed)[part]
-    columns = ("label", "video_id", "frame_index")
-    return list(stream(slices, image_size=64, batch_size=10, columns=columns, shuffle_seed=seed))
+def epochs(dataset: Path, rank: int = 0, world: int = 1, **settings: Any) -> Epochs:
+    data = TrainingData.of(open_dataset(dataset))
+    stream = StreamSettings(**settings)
+    return Epochs(data, stream, batch_size=10, seed=0, rank=rank, world=world)
 
 
-def keys(batches: list[dict]) -> list[tuple[str, int]]:
-    return [
-        pair
-        for batch in batches
-        for pair in zip(batch["video_id"].tolist(), batch["frame_index"].tolist(), strict=True)
-    ]
+def read(chunks: list[Any], cache: Any = None) -> list[dict[str, np.ndarray]]:
+    columns = ("label", "video_id")
+    found = stream(chunks, image_size=64, batch_size=10, columns=columns, cache=cache)
+    return [{name: column.copy() for name, column in batch.items()} for batch in found]
 
 
-def test_workers_together_see_every_row_once(dataset: Path) -> None:
-    seen = Counter(key for part in range(3) for key in keys(read(dataset, part, 3)))
-    assert seen == Counter(keys(read(dataset, 0, 1)))
-    assert set(seen.values()) == {1}
-    assert len(seen) == sum(open_dataset(dataset).counts["train"].values())
+def assert_same(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
+    assert len(one) == len(two)
+    for first, second in zip(one, two, strict=True):
+        assert first.keys() == second.keys()
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_the_same_seed_gives_the_same_batches_in_another_order(dataset: Path) -> None:
-    first, again, other = (read(dataset, 0, 2, seed=seed) for seed in (1, 1, 2))
-    for one, two in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one["image"], two["image"])
-    assert keys(first) == keys(again)
-    assert keys(first) != keys(other)
-    assert keys(first) != keys(read(dataset, 0, 2))
+def test_workers_together_validate_with_every_row_once(dataset: Path) -> None:
+    batches = [b for rank in range(3) for b in read(epochs(dataset, rank, 3).validate())]
+    seen = Counter(name for batch in batches for name in batch["video_id"])
+    assert sum(seen.values()) == sum(open_dataset(dataset).counts["val"].values())
+    assert set(seen.values()) == {2}  # crops a clip
 
 
-def test_batches_are_full_but_for_the_last(dataset: Path) -> None:
-    batches = read(dataset, 0, 1)
-    assert {len(batch["label"]) for batch in batches[:-1]} == {10}
-    assert batches[0]["image"].shape == (10, 64, 64, 3)
-    assert batches[0]["image"].dtype == np.uint8
+def test_the_stream_gives_what_is_planned_in_batches_of_one_size(dataset: Path) -> None:
+    planned = epochs(dataset, 1, 2)
+    batches = read(planned.train(1))
+    assert sum(len(batch["image"]) for batch in batches) == planned.rows
+    assert all(len(batch["image"]) == 10 for batch in batches[:-1])
+    loaded = [load_chunk(chunk, 64) for chunk in planned.train(1)]
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(
+            np.concatenate([batch[name] for batch in batches]),
+            np.concatenate([chunk[name] for chunk in loaded]),
+        )
 
 
-def test_no_rows_give_no_batches() -> None:
-    assert list(stream([], image_size=64, batch_size=10)) == []
+def test_the_same_epoch_comes_again_and_another_is_another(dataset: Path) -> None:
+    first, again, other = (read(epochs(dataset).train(epoch)) for epoch in (1, 1, 2))
+    assert_same(first, again)
+    assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
+
+
+def test_the_cache_gives_the_same_batches(dataset: Path) -> None:
+    job = small_settings()
+    data = TrainingData.of(open_dataset(dataset))
+    cache = fill_cache(data, job, Output(as_json=True))
+    assert cache is not None
+    planned = epochs(dataset, balance="class", frames_per_clip=1)
+    for chunks in (planned.train(1), planned.train(2), planned.validate()):
+        assert_same(read(chunks), read(chunks, cache))
+
+
+def test_crops_that_do_not_fit_are_not_cached_and_it_is_said(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = TrainingData.of(open_dataset(dataset))
+    huge = small_settings()
+    model = huge.model.model_copy(update={"image_size": 100_000})
+    assert fill_cache(data, huge.model_copy(update={"model": model}), Output()) is None
+    assert "decoded anew in every epoch" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_reader_may_stop_early(dataset: Path) -> None:
+    cache = fill_cache(TrainingData.of(open_dataset(dataset)), small_settings(), Output(True))
+    for used in (None, cache):
+        batches = stream(epochs(dataset).train(1), image_size=64, batch_size=4, cache=used)
+        assert len(next(iter(batches))["image"]) == 4
+        batches.close()

@@ -1,0 +1,223 @@
+"""What a training run reads: the train and val splits of one dataset or of several."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from genconvit.config import PreprocessSettings, SamplingSettings, StreamSettings
+from genconvit.data.leakage import copies_of, leaks_of
+from genconvit.data.plan import Chunk, Piece, chunk_rows, chunks, deal, shuffled, whole
+from genconvit.data.sampling import RowIndex, choose_rows, pieces_of, read_index
+from genconvit.data.shards import FrameDataset, RowGroup, digest_of, open_dataset
+from genconvit.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Datasets that are trained on together. They have no test split any more."""
+
+    datasets: tuple[FrameDataset, ...]
+
+    @classmethod
+    def of(cls, *datasets: FrameDataset) -> TrainingData:
+        """Takes the train and val splits of datasets.
+
+        Raises:
+            UserError: Their crops were made in different ways.
+        """
+        first = datasets[0]
+        for other in datasets[1:]:
+            if other.preprocess.fingerprint() != first.preprocess.fingerprint():
+                raise UserError(
+                    f"{first.path} has preprocessing {first.preprocess.fingerprint()} and "
+                    f"{other.path} {other.preprocess.fingerprint()}; extract one of them again "
+                    "with the settings of the other."
+                )
+        return cls(tuple(dataset.only("train", "val") for dataset in datasets))
+
+    @classmethod
+    def open(cls, locations: Sequence[str | Path]) -> TrainingData:
+        """Opens datasets.
+
+        Raises:
+            UserError: One is none, or their crops were made in different ways.
+        """
+        return cls.of(*(open_dataset(location) for location in locations))
+
+    @property
+    def paths(self) -> list[str]:
+        """The folder or URL of each."""
+        return [dataset.path for dataset in self.datasets]
+
+    @property
+    def path(self) -> str:
+        """What messages call it."""
+        return " + ".join(self.paths)
+
+    @property
+    def preprocess(self) -> PreprocessSettings:
+        """How the crops were made."""
+        return self.datasets[0].preprocess
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """Which frames of a clip they are of."""
+        return self.datasets[0].sampling
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """For each split, the crops of `fake` and `real` in all datasets."""
+        total: dict[str, Counter[str]] = {}
+        for dataset in self.datasets:
+            for split in ("train", "val"):
+                total.setdefault(split, Counter()).update(dataset.counts.get(split, {}))
+        return {split: dict(counts) for split, counts in total.items()}
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits over the content of all shards; of one dataset its own."""
+        digests = [dataset.digest for dataset in self.datasets]
+        return digests[0] if len(digests) == 1 else digest_of(digests)
+
+    def leaks(self) -> list[str]:
+        """Sentences on what is trained on and validated by, in a dataset or across them."""
+        found = [leak for dataset in self.datasets for leak in leaks_of(dataset)]
+        if len(self.datasets) > 1:
+            records = [
+                (number, record)
+                for number, dataset in enumerate(self.datasets)
+                for record in dataset.clips()
+            ]
+            home = {id(record): number for number, record in records}
+            for same in copies_of([record for _, record in records]):
+                across = len({home[id(r)] for r in same}) > 1 and len({r.split for r in same}) > 1
+                if across:
+                    found.append(
+                        f"{same[0].name} is in {same[0].split} of one dataset, and the same file "
+                        f"as {same[-1].name} in {same[-1].split} of another."
+                    )
+        return found
+
+    def row_groups(self, split: str) -> list[list[RowGroup]]:
+        """The row groups of each dataset that has the split.
+
+        Raises:
+            UserError: No dataset has it.
+        """
+        held = [d for d in self.datasets if any(shard.split == split for shard in d.shards)]
+        return [dataset.row_groups(split) for dataset in held or self.datasets[:1]]
+
+
+def refuse_leaks(data: TrainingData, allowed: bool) -> None:
+    """Refuses data whose validation would flatter the detector.
+
+    Raises:
+        UserError: It leaks, and that is not allowed.
+    """
+    leaks = [] if allowed else data.leaks()
+    if leaks:
+        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
+        raise UserError(
+            f"{data.path} leaks between its splits: {leaks[0].rstrip('.')}{more}; genconvit audit "
+            "tells all, and --allow-leakage trains all the same."
+        )
+
+
+class Epochs:
+    """Which crops a worker reads, epoch by epoch: the same for the same arguments.
+
+    Args:
+        data: The datasets.
+        settings: Balance, mixing and the cap.
+        batch_size: Crops a step.
+        seed: Of the run.
+        rank: The worker's number.
+        world: How many workers there are.
+
+    Raises:
+        UserError: `stream.mix` does not fit the datasets.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: StreamSettings,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        check_mix(data, settings)
+        self._data, self._settings = data, settings
+        self._batch_size, self._seed = batch_size, seed
+        self._rank, self._world = rank, world
+
+    @property
+    def rows(self) -> int:
+        """Training crops of this worker in an epoch."""
+        return self._size // self._world
+
+    @cached_property
+    def class_counts(self) -> tuple[int, int]:
+        """Training crops of all workers in an epoch that are (fake, real)."""
+        if self._chosen:
+            labels = self._index.label[choose_rows(self._index, self._settings, self._seed)]
+            return int((labels == 0).sum()), int((labels == 1).sum())
+        counts = self._data.counts["train"]
+        return counts.get("fake", 0), counts.get("real", 0)
+
+    def train(self, epoch: int) -> list[Chunk]:
+        """This worker's crops of an epoch; every worker has as many."""
+        seed = self._seed * 100_003 + epoch
+        if self._chosen:
+            rows = choose_rows(self._index, self._settings, seed)
+            pieces = pieces_of(self._index, rows, seed)
+        else:
+            pieces = shuffled(self._whole("train"), seed)
+        mine = deal(pieces, self._world, equal=True)[self._rank]
+        return chunks(mine, chunk_rows(self._batch_size), shuffle_seed=seed * 4_099 + self._rank)
+
+    def validate(self) -> list[Chunk]:
+        """This worker's share of the validation crops; each is in one share."""
+        return chunks(deal(self._whole("val"), self._world)[self._rank])
+
+    @property
+    def _chosen(self) -> bool:
+        """Whether rows are chosen one by one, rather than all taken."""
+        settings = self._settings
+        return (
+            settings.balance != "none"
+            or settings.frames_per_clip is not None
+            or settings.mix is not None
+        )
+
+    @cached_property
+    def _index(self) -> RowIndex:
+        return read_index(self._data.row_groups("train"))
+
+    @cached_property
+    def _size(self) -> int:
+        if self._chosen:
+            return len(choose_rows(self._index, self._settings, self._seed))
+        return sum(len(piece) for piece in self._whole("train"))
+
+    def _whole(self, split: str) -> list[Piece]:
+        return whole(group for groups in self._data.row_groups(split) for group in groups)
+
+
+def check_mix(data: TrainingData, settings: StreamSettings) -> None:
+    """Whether there is a share for each dataset.
+
+    Raises:
+        UserError: There is not.
+    """
+    if settings.mix is not None and len(settings.mix) != len(data.datasets):
+        raise UserError(
+            f"stream.mix has {len(settings.mix)} shares and there are {len(data.datasets)} "
+            "datasets; give one share for each --data."
+        )

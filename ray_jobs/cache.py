@@ -1,0 +1,87 @@
+"""Decoded crops in Ray's object store: decoded once, read in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+
+from genconvit.config import Settings
+from genconvit.data.plan import Chunk, load_chunk, whole
+from genconvit.data.shards import RowGroup
+from genconvit.data.training_data import TrainingData
+from ray_jobs.estimate import human_bytes
+from ray_jobs.output import Output
+
+SHARE_OF_STORE = 0.6
+"""The rest of the object store is for what else goes through it."""
+COLUMNS = ("label", "video_id")
+
+
+class Cache:
+    """Decoded row groups in Ray's object store, shared by all workers.
+
+    Args:
+        blocks: The rows of each row group, by path and index.
+    """
+
+    def __init__(self, blocks: Mapping[tuple[str, int], ray.ObjectRef]) -> None:
+        self.blocks = dict(blocks)
+
+    def load(self, chunk: Chunk) -> dict[str, np.ndarray]:
+        """The rows of a chunk, as `load_chunk` gives them."""
+        found = ray.get([self.blocks[piece.path, piece.row_group] for piece in chunk.pieces])
+        order = np.arange(len(chunk)) if chunk.order is None else chunk.order
+        # The order of `load_chunk`: row i of the batch is row order[i] of the pieces.
+        place = np.empty(len(chunk), np.int64)
+        place[order] = np.arange(len(chunk))
+        batch = {
+            name: np.empty((len(chunk), *column.shape[1:]), column.dtype)
+            for name, column in found[0].items()
+        }
+        start = 0
+        for piece, block in zip(chunk.pieces, found, strict=True):
+            target = place[start : start + len(piece)]
+            for name, column in block.items():
+                batch[name][target] = column[piece.rows]
+            start += len(piece)
+        return batch
+
+
+def fill_cache(data: TrainingData, settings: Settings, output: Output) -> Cache | None:
+    """Decodes all crops once, on all nodes; None where they do not fit, and says which it is.
+
+    Args:
+        data: What is trained on.
+        settings: `model.image_size` is the size of the decoded crops.
+        output: Where to tell of it.
+    """
+    groups = [g for split in ("train", "val") for of in data.row_groups(split) for g in of]
+    size = settings.model.image_size
+    needed = sum(group.rows for group in groups) * size * size * 3
+    store = ray.cluster_resources().get("object_store_memory", 0.0)
+    if needed > SHARE_OF_STORE * store:
+        output.warn(
+            f"the decoded crops take {human_bytes(needed)} and Ray's object store has "
+            f"{human_bytes(store)}, of which {SHARE_OF_STORE:.0%} may be used: they are decoded "
+            "anew in every epoch."
+        )
+        return None
+    task = ray.remote(num_cpus=1)(_decode)
+    blocks = {(group.path, group.index): task.remote(group, size) for group in groups}
+    waiting = list(blocks.values())
+    with output.bar("decoding into the cache", total=len(waiting)) as bar:
+        while waiting:
+            _, waiting = ray.wait(waiting, fetch_local=False)
+            bar.advance()
+    output.say(
+        f"Keeping {human_bytes(needed)} of decoded crops in Ray's object store "
+        f"({human_bytes(store)})."
+    )
+    return Cache(blocks)
+
+
+def _decode(group: RowGroup, image_size: int) -> dict[str, Any]:
+    return load_chunk(Chunk(tuple(whole([group]))), image_size, COLUMNS)

@@ -1,0 +1,70 @@
+"""The benchmarks: each prints a table and writes JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genconvit.errors import UserError
+from ray_jobs.options import SAMPLING, STREAM, Given, Json, OutFolder, with_settings
+from ray_jobs.output import Output
+
+app = typer.Typer(help="Measure this machine: extraction and reading of crops.")
+
+
+@app.command()
+@with_settings(STREAM, {"--batch-size": "train.batch_size", "--preset": "model.preset"})
+def ingest(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Shards or clips; by default made-up shards.")
+    ] = None,
+    crops: Annotated[int, typer.Option("--crops", min=64, help="Made-up crops.")] = 16_384,
+    passes: Annotated[int, typer.Option("--passes", min=1, help="Epochs of each loader.")] = 3,
+    loaders: Annotated[
+        str, typer.Option("--loaders", help="Which to time, in this order.")
+    ] = "mock,cv2,dataloader,stream,cached",
+    loader_workers: Annotated[
+        int | None,
+        typer.Option("--loader-workers", min=1, help="Processes of a DataLoader; all CPUs."),
+    ] = None,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Time how fast crops reach the device, beside a torch DataLoader and plain cv2."""
+    from ray_jobs.bench_ingest import LOADERS, bench_ingest
+
+    names = [name.strip() for name in loaders.split(",")]
+    for name in names:
+        if name not in LOADERS:
+            raise UserError(f"--loaders {name}: there are {', '.join(LOADERS)}.")
+    bench_ingest(
+        data,
+        given.settings(),
+        Output(json),
+        crops=crops,
+        epochs=passes,
+        loaders=names,
+        loader_workers=loader_workers,
+        out=out,
+    )
+
+
+@app.command()
+@with_settings(SAMPLING, {"--preset": "model.preset"})
+def extract(
+    source: Annotated[str, typer.Argument(help="Folder or list of clips.")],
+    single: Annotated[
+        int, typer.Option("--single", min=1, help="Clips that one process alone is timed on.")
+    ] = 16,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Time extraction beside a single process, step by step."""
+    from ray_jobs.bench_extract import bench_extract
+
+    bench_extract(source, given.settings(), Output(json), single=single, out=out)

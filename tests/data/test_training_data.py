@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from genconvit.config import StreamSettings
+from genconvit.data.training_data import Epochs, TrainingData, refuse_leaks
+from genconvit.errors import UserError
+from tests.data.test_shards import make_dataset, table
+
+
+def small_dataset(path: Path, prefix: str, reals: int = 20, fakes: int = 60) -> TrainingData:
+    rows = [table(reals, 1, "train", f"{prefix}real"), table(fakes, 0, "train", f"{prefix}fake")]
+    return TrainingData.of(
+        make_dataset(
+            path, pa.concat_tables(rows), table(3, 1, "val", f"{prefix}val"),
+            table(3, 1, "test", f"{prefix}test"),
+        )
+    )  # fmt: skip
+
+
+def epochs(data: TrainingData, world: int = 1, rank: int = 0, **settings: object) -> Epochs:
+    stream = StreamSettings.model_validate(settings)
+    return Epochs(data, stream, batch_size=8, seed=0, rank=rank, world=world)
+
+
+def test_there_is_no_test_split_to_open(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path, "")
+    with pytest.raises(UserError, match="test"):
+        data.row_groups("test")
+    assert "test" not in data.counts
+
+
+def test_workers_get_as_many_rows_as_they_say(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path, "")
+    for settings in ({}, {"balance": "class"}, {"frames_per_clip": 7}):
+        shares = [epochs(data, 3, rank, **settings) for rank in range(3)]
+        sizes = {sum(len(chunk) for chunk in share.train(2)) for share in shares}
+        assert sizes == {shares[0].rows}
+
+
+def test_class_weights_follow_what_is_drawn(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path, "")
+    assert epochs(data).class_counts == (60, 20)
+    assert epochs(data, balance="class").class_counts == (40, 40)
+    assert epochs(data, frames_per_clip=10).class_counts == (10, 10)
+
+
+def test_datasets_are_mixed_by_weight_and_validated_by_all(tmp_path: Path) -> None:
+    one, two = (small_dataset(tmp_path / name, name) for name in "ab")
+    both = TrainingData.of(*one.datasets, *two.datasets)
+    assert both.counts["train"] == {"fake": 120, "real": 40}
+    mixed = epochs(both, mix=(3, 1))
+    paths = Counter(
+        Path(piece.path).parents[1].name
+        for chunk in mixed.train(1) for piece in chunk.pieces for _ in piece.rows
+    )  # fmt: skip
+    assert paths == {"a": 120, "b": 40}
+    assert sum(len(chunk) for chunk in mixed.validate()) == 6
+    with pytest.raises(UserError, match="one share for each --data"):
+        epochs(both, mix=(1, 1, 1))
+
+
+def test_a_clip_that_is_trained_on_and_validated_by_is_refused(tmp_path: Path) -> None:
+    leaking = TrainingData.of(
+        make_dataset(tmp_path / "x", table(4, 1, "train", "a"), table(4, 1, "val", "a"))
+    )
+    with pytest.raises(UserError, match=r"several splits.*--allow-leakage"):
+        refuse_leaks(leaking, allowed=False)
+    refuse_leaks(leaking, allowed=True)
+    refuse_leaks(small_dataset(tmp_path / "y", ""), allowed=False)
+
+
+def test_a_clip_in_two_splits_of_two_datasets_is_refused(tmp_path: Path) -> None:
+    one = make_dataset(tmp_path / "x", table(4, 1, "train", "same"))
+    two = make_dataset(tmp_path / "y", table(4, 1, "val", "same"))
+    with pytest.raises(UserError, match="of another"):
+        refuse_leaks(TrainingData.of(one, two), allowed=False)
