@@ -25,7 +25,7 @@ typecheck: $(SETUP)
 	$(BIN)/mypy
 
 tests: $(SETUP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 $(SETUP): pyproject.toml
 	$(PYTHON) -m venv .venv

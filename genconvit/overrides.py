@@ -166,7 +166,8 @@ def _describe_type(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in get_args(annotation))
     if origin is tuple:
-        return f"a list of {len(get_args(annotation))} numbers"
+        numbers = get_args(annotation)
+        return "a list of numbers" if ... in numbers else f"a list of {len(numbers)} numbers"
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     return names.get(annotation, "a mapping" if origin is dict else "text")
 
@@ -182,9 +183,11 @@ def _parse_value(text: str, field: FieldInfo) -> Any:
     optional = type(None) in get_args(field.annotation)
     if optional and text.lower() in ("none", "null"):
         return None
-    if get_origin(field.annotation) in (tuple, dict):
+    kinds = {get_origin(kind) for kind in (field.annotation, *get_args(field.annotation))}
+    if kinds & {tuple, dict}:
+        is_list = tuple in kinds and not text.startswith("[")
         try:
-            return yaml.safe_load(text)
+            return yaml.safe_load(f"[{text}]" if is_list else text)
         except yaml.YAMLError:
             return text
     return text

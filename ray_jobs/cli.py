@@ -13,15 +13,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import typer
 
 from genconvit.errors import UserError
+from ray_jobs import cli_bench, cli_data
 from ray_jobs.failures import user_error_in
 from ray_jobs.options import (
     COMMON,
     DECISION,
     NETWORK,
     SAMPLING,
+    STREAM,
     TRAINING,
     TUNING,
+    AllowLeakage,
+    DataPaths,
     Given,
+    Json,
+    Model,
+    OutFolder,
     parse_seeds,
     split_overrides,
     with_settings,
@@ -34,42 +41,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-Model = Annotated[
-    str, typer.Option("--model", help="The detector's folder, such as RUN/best, or its URL.")
-]
-DataPath = Annotated[Path, typer.Option("--data", help="Shards, or a folder or CSV of clips.")]
-OutFolder = Annotated[
-    Path | None, typer.Option("--out", help="Folder to write to.", file_okay=False)
-]
+app.add_typer(cli_data.app)
+app.add_typer(cli_bench.app, name="bench", no_args_is_help=True)
 
 
 @app.command()
-@with_settings(SAMPLING, {"--preset": "model.preset", "--seed": "split.seed"})
-def extract(
-    source: Annotated[
-        Path, typer.Argument(help="Folder with real/ and fake/ (or train/real ...), or a CSV.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
-    json: Json = False,
-    *,
-    given: Given,
-) -> None:
-    """Find the faces in clips and pack them into shards."""
-    from ray_jobs.extract import extract as job
-
-    job(source, out, given.settings(), Output(json))
-
-
-@app.command()
-@with_settings(TRAINING, NETWORK, SAMPLING, COMMON)
+@with_settings(TRAINING, NETWORK, STREAM, SAMPLING, COMMON)
 def train(
-    data: DataPath,
+    data: DataPaths,
     out: OutFolder = None,
     resume: Annotated[
         str | None, typer.Option("--resume", help="Name or folder of a run to continue.")
     ] = None,
+    allow_leakage: AllowLeakage = False,
     json: Json = False,
     *,
     given: Given,
@@ -79,16 +63,17 @@ def train(
     from ray_jobs.train import train as job
 
     if resume is not None:
-        resume_run(resume, data, given, out, Output(json))
+        resume_run(resume, data, given, out, Output(json), allow_leakage)
     else:
-        job(data, given.settings(), out, Output(json))
+        job(data, given.settings(), out, Output(json), allow_leakage=allow_leakage)
 
 
 @app.command()
-@with_settings(TUNING, NETWORK, SAMPLING, COMMON)
+@with_settings(TUNING, NETWORK, STREAM, SAMPLING, COMMON)
 def tune(
-    data: DataPath,
+    data: DataPaths,
     out: OutFolder = None,
+    allow_leakage: AllowLeakage = False,
     json: Json = False,
     *,
     given: Given,
@@ -96,7 +81,7 @@ def tune(
     """Search dropout, loss weights, learning rate and patience for the best detector."""
     from ray_jobs.tune import tune as job
 
-    job(data, given.settings(), out, Output(json))
+    job(data, given.settings(), out, Output(json), allow_leakage=allow_leakage)
 
 
 @app.command()
@@ -164,6 +149,7 @@ def compare(
     ] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds to train with, as 0,1,2.")] = "0",
     out: OutFolder = None,
+    allow_leakage: AllowLeakage = False,
     json: Json = False,
     *,
     given: Given,
@@ -182,6 +168,7 @@ def compare(
         seeds=parse_seeds(seeds),
         split=split,
         out=out,
+        allow_leakage=allow_leakage,
     )
 
 

@@ -9,7 +9,6 @@ from rich.rule import Rule
 
 from genconvit.data.catalog import Clip
 from genconvit.data.demo import DEMO_NOTE, write_demo_clips
-from genconvit.data.shards import open_dataset
 from genconvit.errors import UserError
 from ray_jobs.cluster import connected
 from ray_jobs.evaluate import evaluate
@@ -47,11 +46,11 @@ def demo(data: Path | None, out: Path | None, given: Given, output: Output) -> N
         else:
             source = data
         _step(output, "2. Extract: clips to face crops")
-        manifest = extract(source, out / "shards", settings, output)
+        dataset = extract(source, out / "shards", settings, output)
         _step(output, "3. Train")
-        train(out / "shards", settings, out / "run", output)
+        train([out / "shards"], settings, out / "run", output)
         detector = out / "run" / "best"
-        split = "test" if all(open_dataset(out / "shards").counts["test"].values()) else "val"
+        split = "test" if all(dataset.counts["test"].values()) else "val"
         _step(output, f"4. Evaluate on the {split} split")
         evaluate(
             str(detector),
@@ -62,7 +61,7 @@ def demo(data: Path | None, out: Path | None, given: Given, output: Output) -> N
             out=out / "evaluation",
         )
     _step(output, "5. Judge one real and one fake clip")
-    failed = {failure["clip"] for failure in manifest["failures"]}
+    failed = {record.name for record in dataset.clips() if record.failure_kind}
     clips = [
         clip
         for clip in find_split_clips(source, settings.split)

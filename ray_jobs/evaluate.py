@@ -17,27 +17,25 @@ from rich.table import Table
 from genconvit.checkpoint import DetectorInfo, load_network
 from genconvit.config import CLASSES, DecisionSettings, PreprocessSettings, SamplingSettings
 from genconvit.data.catalog import Clip, attach_labels, find_clips
+from genconvit.data.clip_table import ClipRecord
 from genconvit.data.crops import extract_crops
+from genconvit.data.detectors import with_detector_digest
+from genconvit.data.plan import CHUNK_ROWS, chunks, load_chunk, whole
 from genconvit.data.shards import (
-    MANIFEST,
-    ROWS_PER_GROUP,
     SPLITS,
     FrameDataset,
-    Slice,
-    load_slice,
     open_dataset,
-    plan_slices,
     refuse_other_crops,
 )
 from genconvit.errors import ClipError, UserError
 from genconvit.evaluate.aggregate import decide
 from genconvit.evaluate.report import EvaluatedClip, EvaluationReport, write_evaluation
 from genconvit.evaluate.terminal import metrics_table
-from genconvit.files import read_json
 from genconvit.predict import load_detector
 from genconvit.storage import absolute
 from genconvit.verdict import TimelinePoint, Verdict
 from ray_jobs.cluster import connected
+from ray_jobs.extract_tasks import local_copy
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 
@@ -146,13 +144,16 @@ class Judging:
     def clips(self, clips: list[Clip]) -> list[EvaluatedClip]:
         """Judges clips, each in one row."""
         labels = {clip.name: clip.label for clip in clips}
-        items = [{"name": clip.name, "path": str(clip.path.resolve())} for clip in clips]
+        items = [{"name": clip.name, "path": absolute(clip.path)} for clip in clips]
         judged = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(
                 _crop_clip,
                 batch_size=1,
-                fn_kwargs={"preprocess": self.info.preprocess, "sampling": self.sampling},
+                fn_kwargs={
+                    "preprocess": with_detector_digest(self.info.preprocess),
+                    "sampling": self.sampling,
+                },
             )
             .map_batches(
                 _ClipScorer,
@@ -170,27 +171,27 @@ class Judging:
         }
         return [rows[clip.name] for clip in clips]
 
-    def shards(self, data: Path, split: str) -> list[EvaluatedClip]:
+    def shards(self, data: str | Path, split: str) -> list[EvaluatedClip]:
         """Judges the clips of a split by their crops."""
         if split not in SPLITS:
             raise UserError(f"--split {split}: the splits are {', '.join(SPLITS)}.")
         dataset = open_dataset(data)
         refuse_other_crops(dataset, self.info.preprocess)
-        [slices] = plan_slices(dataset.row_groups(split), 1)
-        items = [{"slice": vars(rows)} for rows in slices]
+        planned = chunks(whole(dataset.row_groups(split)))
+        items = [{"chunk": pickle.dumps(chunk)} for chunk in planned]
         size = self.info.model.image_size
         scored = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": size})
             .map_batches(
                 _CropScorer,
-                **{**self.scorer, "batch_size": ROWS_PER_GROUP},
+                **{**self.scorer, "batch_size": CHUNK_ROWS},
                 fn_kwargs={"decision": self.decision},
             )
         )
         points: dict[str, list[TimelinePoint]] = defaultdict(list)
         labels: dict[str, str] = {}
-        for row in self._shown(scored, sum(rows.rows for rows in slices)):
+        for row in self._shown(scored, sum(len(chunk) for chunk in planned)):
             labels[row["video_id"]] = CLASSES[int(row["label"])]
             points[row["video_id"]].append(TimelinePoint.model_validate_json(row["point"]))
         rows = []
@@ -199,18 +200,19 @@ class Judging:
             frames = len({point.frame_index for point in timeline})
             verdict = decide(name, timeline, frames, self.decision)
             rows.append(EvaluatedClip(name, labels[name], verdict, None))
-        manifest = read_json(dataset.path / MANIFEST, "the dataset's description")
-        for failure in manifest["failures"]:
-            if failure["split"] == split:
-                rows.append(self._without_crops(failure))
+        rows += [
+            self._without_crops(record)
+            for record in dataset.clips()
+            if record.split == split and record.failure_kind
+        ]
         return rows
 
-    def _without_crops(self, failure: dict[str, Any]) -> EvaluatedClip:
+    def _without_crops(self, record: ClipRecord) -> EvaluatedClip:
         """A clip that is not in the shards: undecided without a face, else failed."""
-        name, label, frames = failure["clip"], failure["label"], failure["frames_sampled"]
+        name, frames = record.name, record.frames_sampled
         if frames:
-            return EvaluatedClip(name, label, decide(name, [], frames, self.decision), None)
-        return EvaluatedClip(name, label, None, failure["reason"])
+            return EvaluatedClip(name, record.label, decide(name, [], frames, self.decision), None)
+        return EvaluatedClip(name, record.label, None, record.failure)
 
     def _shown(self, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
         with self.output.bar("judging", total=total) as bar:
@@ -225,7 +227,8 @@ def _crop_clip(
     """Runs in a Ray task: the crops of one clip, or why there are none."""
     found, failure = None, ""
     try:
-        found = extract_crops(Path(batch["path"][0]), preprocess, sampling)
+        with local_copy(batch["path"][0]) as path:
+            found = extract_crops(path, preprocess, sampling)
     except ClipError as error:
         failure = str(error)
     except Exception as error:  # one clip that breaks a library must not end the others
@@ -253,8 +256,8 @@ class _ClipScorer:
 
 
 def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """Runs in a Ray task: reads and decodes one slice."""
-    return load_slice(Slice(**batch["slice"][0]), image_size, SHARD_COLUMNS)
+    """Runs in a Ray task: reads and decodes one chunk."""
+    return load_chunk(pickle.loads(batch["chunk"][0]), image_size, SHARD_COLUMNS)
 
 
 class _CropScorer:

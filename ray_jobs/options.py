@@ -24,6 +24,12 @@ NETWORK: Flags = {
     "--no-attention": "model.attention=false",
     "--no-residual": "model.residual=false",
 }
+STREAM: Flags = {
+    "--cache": "stream.cache=true",
+    "--balance": "stream.balance",
+    "--frames-per-clip": "stream.frames_per_clip",
+    "--mix": "stream.mix",
+}
 SAMPLING: Flags = {
     "--frames": "sampling.frames",
     "--frame-interval": "sampling.frame_interval",
@@ -60,6 +66,25 @@ DECISION: Flags = {
     "--threshold": "decision.threshold",
     "--undecided-margin": "decision.undecided_margin",
 }
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Model = Annotated[
+    str, typer.Option("--model", help="The detector's folder, such as RUN/best, or its URL.")
+]
+DataPaths = Annotated[
+    list[str],
+    typer.Option("--data", help="Shards, or a folder or list of clips; several are mixed."),
+]
+AllowLeakage = Annotated[
+    bool,
+    typer.Option(
+        "--allow-leakage", help="Train though clips of one group or file are in several splits."
+    ),
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder to write to.", file_okay=False)
+]
 
 
 class Given:
@@ -165,7 +190,8 @@ def _option(flag: str, target: str) -> inspect.Parameter:
     name, _, fixed = target.partition("=")
     field = find_field(name, flag)
     if fixed:
-        what = f"Without: {field.description} ({target}; arch v2)"
+        what = f"{field.description} ({target})"
+        what = f"Without: {what[:-1]}; arch v2)" if fixed == "false" else what
         switch = typer.Option(flag, help=what, show_default=False)
         return _keyword(_identifier(flag), Annotated[bool | None, switch])
     info = typer.Option(

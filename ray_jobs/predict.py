@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genconvit.data.catalog import find_clips
+from genconvit.data.detectors import with_detector_digest
 from genconvit.errors import ClipError, UserError
 from genconvit.evaluate.terminal import verdict_panel
 from genconvit.evaluate.verdict_page import JudgedClip, write_verdict_page
@@ -32,6 +33,7 @@ def predict(
         UserError: The detector cannot be loaded, or not one of the inputs can be judged.
     """
     detector = load_detector(model, device)
+    with_detector_digest(detector.info.preprocess)  # what it lacks is told once
     settings = given.settings(base=detector.info.settings())
     sampling, decision = settings.sampling, settings.decision
     if not inputs:

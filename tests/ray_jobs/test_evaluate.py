@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from genconvit.data.clip_table import ClipRecord, write_clip_table
+from genconvit.data.shards import open_dataset
+from genconvit.folder import Folder
 from ray_jobs.cli import main
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -103,13 +106,13 @@ def test_a_clip_without_a_face_is_undecided_in_shards_too(
     dataset: Path, detector: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(dataset, tmp_path / "copy")
-    manifest = json.loads((copy / "extract.json").read_text())
-    lost = {"clip": "empty.mp4", "label": "real", "split": "test", "reason": "no face"}
-    manifest["failures"] = [
-        {**lost, "frames_sampled": 2},
-        {**lost, "clip": "broken.mp4", "frames_sampled": 0},
+    lost = {"label": "real", "split": "test", "failure_kind": "no face", "failure": "no face"}
+    records = [
+        *open_dataset(copy).clips(),
+        ClipRecord("empty.mp4", **lost, frames_sampled=2),
+        ClipRecord("broken.mp4", **lost),
     ]
-    (copy / "extract.json").write_text(json.dumps(manifest))
+    write_clip_table(Folder(copy), records)
     out = tmp_path / "out"
     assert evaluate("--model", detector, "--data", copy, "--split", "test", "--out", out) == 0
     verdicts = {row["video_name"]: row["verdict"] for row in details(out)}

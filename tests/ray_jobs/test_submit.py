@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from genconvit.data.shards import open_dataset
 from tests.conftest import Cluster
 
 
@@ -31,7 +31,7 @@ def test_a_job_runs_on_the_cluster(cluster: Cluster, clips: Path, tmp_path: Path
         "preprocess.size=64",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((out / "extract.json").read_text())["clips"] == 16
+    assert open_dataset(out).manifest["clips"] == 16
 
 
 def test_a_job_with_bad_input_fails_and_says_why(cluster: Cluster, tmp_path: Path) -> None:
