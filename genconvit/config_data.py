@@ -206,7 +206,8 @@ class StreamSettings(Section):
 
     @model_validator(mode="after")
     def _shares_are_positive(self) -> StreamSettings:
-        if self.mix is not None and (not self.mix or min(self.mix) <= 0):
+        shares = self.mix if self.mix is not None else (1.0,)
+        if not shares or not all(0 < share < float("inf") for share in shares):
             raise ValueError("mix takes shares above 0, one for each --data, such as [0.7, 0.3]")
         return self
 

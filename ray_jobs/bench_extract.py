@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -85,6 +86,7 @@ def bench_extract(
         "together_clips_per_s": round(reachable, 3),
         "of_together": round(len(records) / seconds / reachable, 3),
         "peak_task_bytes": max(memory, default=0),
+        "peak_driver_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     write_json(out / "extract.json", report)
     _show(report, output)
@@ -151,5 +153,6 @@ def _show(report: dict[str, Any], output: Output) -> None:
     output.say(table)
     output.say(
         f"{report['crops']} crops, {human_bytes(report['shard_bytes'])} of shards; the largest "
-        f"task held {human_bytes(report['peak_task_bytes'])} of memory."
+        f"task held {human_bytes(report['peak_task_bytes'])} of memory, this process "
+        f"{human_bytes(report['peak_driver_bytes'])}."
     )

@@ -18,6 +18,7 @@ from ray_jobs.output import Output
 SHARE_OF_STORE = 0.6
 """The rest of the object store is for what else goes through it."""
 COLUMNS = ("label", "video_id")
+AT_ONCE = 64
 
 
 class Cache:
@@ -45,7 +46,10 @@ class Cache:
         for piece, block in zip(chunk.pieces, found, strict=True):
             target = place[start : start + len(piece)]
             for name, column in block.items():
-                batch[name][target] = column[piece.rows]
+                rows = column[piece.rows]
+                if piece.tag and name == "video_id":
+                    rows = np.array([piece.tag + clip for clip in rows], object)
+                batch[name][target] = rows
             start += len(piece)
         return batch
 
@@ -74,8 +78,10 @@ def fill_cache(data: TrainingData, settings: Settings, output: Output) -> Cache 
     waiting = list(blocks.values())
     with output.bar("decoding into the cache", total=len(waiting)) as bar:
         while waiting:
-            _, waiting = ray.wait(waiting, fetch_local=False)
-            bar.advance()
+            some = min(len(waiting), AT_ONCE)
+            ready, waiting = ray.wait(waiting, num_returns=some, fetch_local=False)
+            for _ in ready:
+                bar.advance()
     output.say(
         f"Keeping {human_bytes(needed)} of decoded crops in Ray's object store "
         f"({human_bytes(store)})."

@@ -94,6 +94,8 @@ def compare(
         plans = [plan_runs(variant, given, seeds, crops, out) for variant in asked]
         if crops is not None and any(run.folder for plan in plans for run in plan):
             refuse_leaks(crops, allow_leakage)
+        if training.settings().stream.cache:
+            output.warn("compare keeps no decoded crops; stream.cache is for train and tune.")
         clips = _labelled_clips(video_dir, ground_truth)
         if clips is None and dataset is not None:
             split = split or _split_of(dataset)

@@ -7,19 +7,23 @@ order of the clips, so that a run that was stopped ends with the same shards as 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from genconvit.config import Settings, SplitSettings
-from genconvit.data.catalog import Clip, find_clips
+from genconvit.data.catalog import Clip, read_catalog
 from genconvit.data.clip_table import ClipRecord
 from genconvit.data.detectors import with_detector_digest
-from genconvit.data.removal import removed_groups
+from genconvit.data.removal import name_digest, removed_groups, removed_names
 from genconvit.data.shards import (
     CURRENT,
     MANIFEST,
@@ -34,11 +38,12 @@ from genconvit.folder import Folder
 from genconvit.storage import absolute, is_url
 from ray_jobs.cluster import connected
 from ray_jobs.estimate import Estimate, estimate_size, human_bytes
-from ray_jobs.extract_plan import Request, make_request
+from ray_jobs.extract_plan import LASTING, Request, make_request
 from ray_jobs.extract_run import run_extraction
 from ray_jobs.output import Output
 
 SHOWN_FAILURES = 20
+LOCK = ".lock"
 
 
 def extract(
@@ -63,40 +68,67 @@ def extract(
     folder = Folder(out)
     clips = clips_to_extract(source, folder, settings, output)
     request = make_request(clips, settings, folder)
-    if request.folder.has(MANIFEST):
-        output.say(
-            f"{request.folder} already holds these clips with these settings; nothing to do."
-        )
-        _make_current(request)
-    else:
+    if not request.folder.has(MANIFEST):
         _refuse_foreign_content(folder)
-        _warn_of_leaks(clips, output)
-        estimate = estimate_size(clips, settings)
-        refuse_full_disk(folder, estimate)
-        with connected(output) as ray_logs:
-            started = time.monotonic()
+    with alone_in(folder, output):
+        if request.folder.has(MANIFEST):
             output.say(
-                f"Extracting {len(clips)} clips from {source}: {estimate}. Ray's logs: {ray_logs}"
+                f"{request.folder} already holds these clips with these settings; nothing to do."
             )
-            shards, records = run_extraction(request, output)
-            _refuse_if_all_failed(records, source)
-            write_manifest(
-                request.folder,
-                shards,
-                records,
-                settings=request.settings_to_record(),
-                version=request.version,
-                recipe=request.recipe,
-                source=str(source),
-                leaking_groups=leaking_groups(clips),
-                seconds=round(time.monotonic() - started, 1),
-            )
-            _make_current(request)
-            request.forget_parts()
+        else:
+            _warn_of_leaks(clips, output)
+            estimate = estimate_size(clips, settings)
+            refuse_full_disk(folder, estimate, already=request.bytes_already())
+            _extract(request, source, estimate, output)
+        request.root.write_json(CURRENT, {"version": request.version})
+        request.forget_parts()
     dataset = open_dataset(request.folder.location)
     _show(dataset, output)
     output.emit({"event": "extracted", "out": dataset.path, **_without_shards(dataset)})
     return dataset
+
+
+def _extract(request: Request, source: str | Path, estimate: Estimate, output: Output) -> None:
+    with connected(output) as ray_logs:
+        started = time.monotonic()
+        clips = [task.clip for task in request.tasks]
+        output.say(
+            f"Extracting {len(clips)} clips from {source}: {estimate}. Ray's logs: {ray_logs}"
+        )
+        shards, records = run_extraction(request, output)
+        _refuse_if_all_failed(records, source)
+        write_manifest(
+            request.folder,
+            shards,
+            records,
+            settings=request.settings_to_record(),
+            version=request.version,
+            recipe=request.recipe,
+            source=str(source),
+            leaking_groups=leaking_groups(clips),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 1),
+        )
+
+
+@contextlib.contextmanager
+def alone_in(folder: Folder, output: Output) -> Iterator[None]:
+    """Waits until no other extraction on this machine writes to a folder.
+
+    The lock goes with the process, however that ends. Folders behind URLs have none.
+    """
+    if is_url(folder.location):
+        yield
+        return
+    place = Path(folder.location) / LOCK
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            output.say(f"Waiting for another extraction into {folder}.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def dataset_for(data: str | Path, settings: Settings, output: Output) -> FrameDataset:
@@ -124,14 +156,21 @@ def find_split_clips(source: str | Path, split: SplitSettings) -> list[Clip]:
     Raises:
         UserError: There are none, or some have no label.
     """
-    clips = find_clips(source if is_url(source) else Path(source).resolve())
+    return assign_splits(_labelled(source, read_catalog(_location(source)).clips), split)
+
+
+def _location(source: str | Path) -> str | Path:
+    return source if is_url(source) else Path(source).resolve()
+
+
+def _labelled(source: str | Path, clips: list[Clip]) -> list[Clip]:
     bare = [clip.name for clip in clips if clip.label is None]
     if bare:
         raise UserError(
             f"{source}: {len(bare)} clips have no label, such as {bare[0]}; put them below real/ "
             "and fake/, or give a CSV with video_name,label."
         )
-    return assign_splits(clips, split)
+    return clips
 
 
 def clips_to_extract(
@@ -142,8 +181,22 @@ def clips_to_extract(
     Raises:
         UserError: There are none, or some have no label.
     """
-    clips = find_split_clips(source, settings.split)
-    removed = removed_groups(folder)
+    catalog = read_catalog(_location(source))
+    for note in catalog.notes:
+        output.say(f"note: {note}")
+    if catalog.missing:
+        output.warn(
+            f"{len(catalog.missing)} files that the lists of {source} name are not there, such as "
+            f"{catalog.missing[0]}; genconvit catalog tells all."
+        )
+    clips = assign_splits(_labelled(source, catalog.clips), settings.split)
+    names = removed_names(folder)
+    removed = removed_groups(folder) | {
+        # Groups may have other names by now.
+        clip.group
+        for clip in clips
+        if names and name_digest(clip.name) in names
+    }
     kept = [clip for clip in clips if clip.group not in removed]
     if len(kept) < len(clips):
         output.say(
@@ -156,7 +209,7 @@ def clips_to_extract(
 
 def _refuse_foreign_content(folder: Folder) -> None:
     """Only what extraction itself has written may lie in the folder."""
-    known = {CURRENT, "removals.json"}
+    known = {CURRENT, LOCK, "removals.json"}
     foreign = [
         name
         for name in folder.names()
@@ -178,8 +231,13 @@ def _warn_of_leaks(clips: list[Clip], output: Output) -> None:
         )
 
 
-def refuse_full_disk(folder: Folder, estimate: Estimate) -> None:
+def refuse_full_disk(folder: Folder, estimate: Estimate, already: int = 0) -> None:
     """Whether a dataset fits where it is to be written.
+
+    Args:
+        folder: Where.
+        estimate: Its size.
+        already: Bytes of it that an earlier run has left there.
 
     Raises:
         UserError: It does not.
@@ -190,9 +248,10 @@ def refuse_full_disk(folder: Folder, estimate: Estimate) -> None:
     while not root.exists():
         root = root.parent
     free = shutil.disk_usage(root).free
-    if estimate.peak_bytes > free:
+    needed = estimate.peak_bytes - already
+    if needed > free:
         raise UserError(
-            f"{folder} needs about {human_bytes(estimate.peak_bytes)} while it is written, and "
+            f"{folder} needs about {human_bytes(needed)} while it is written, and "
             f"{human_bytes(free)} are free there; free some, take fewer frames (--frames) or "
             "choose another folder."
         )
@@ -204,10 +263,6 @@ def _refuse_if_all_failed(records: list[ClipRecord], source: str | Path) -> None
             f"{source}: none of the {len(records)} clips gave a crop; the first: "
             f"{records[0].failure}"
         )
-
-
-def _make_current(request: Request) -> None:
-    request.root.write_json(CURRENT, {"version": request.version})
 
 
 def _without_shards(dataset: FrameDataset) -> dict[str, Any]:
@@ -246,6 +301,12 @@ def _show_failures(dataset: FrameDataset, output: Output) -> None:
     for record in failed[:SHOWN_FAILURES]:
         table.add_row(record.name, record.failure)
     output.say(table)
+    passing = [record for record in failed if record.failure_kind not in LASTING]
+    if passing:
+        output.say(
+            f"{len(passing)} of them may go well another time; extract into another folder to try "
+            "them again."
+        )
     if len(failed) > SHOWN_FAILURES:
         more = len(failed) - SHOWN_FAILURES
         output.say(f"and {more} more, all in {dataset.folder.at('clips.parquet')}")

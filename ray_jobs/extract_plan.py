@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,8 @@ WORK = ".work"
 CLIPS_A_PART = 8
 IMAGES_A_PART = 256
 PARTS_A_CPU = 16
+LASTING = ("empty", "not a clip", "damaged", "too large", "no face", "filtered")
+"""Failures that the same file will have again."""
 STAT_THREADS = 32
 
 
@@ -67,8 +68,18 @@ class Request:
         sections = {"preprocess", "sampling", "split", "extract"}
         return self.settings.model_dump(mode="json", include=sections)
 
+    def bytes_already(self) -> int:
+        """What earlier runs have left of the version on this machine's disk."""
+        if is_url(self.root.location):
+            return 0
+        places = [Path(self.folder.location), Path(self.work.location)]
+        return sum(f.stat().st_size for place in places for f in place.rglob("*.parquet"))
+
     def forget_parts(self) -> None:
         """Removes what only a run in the making needs, once the version is there."""
+        if not is_url(self.root.location):
+            for half in Path(self.folder.location).rglob(".*"):  # of a process that was killed
+                half.unlink(missing_ok=True)
         self.root.remove(f"{WORK}/{self.recipe}")
         if not any(name.startswith(f"{WORK}/") for name in self.root.names()):
             self.root.remove(WORK)
@@ -102,73 +113,76 @@ class Known:
     Attributes:
         done: Finished clips, by name. Units without a path are in `shards` already.
         shards: Shards of this version, by name in its folder.
+        settled: Clips whose outcome is noted in `shards`: it decides what is in them.
         old_shards: Shards of other versions, with the clips in them that are wanted.
     """
 
     done: dict[str, Done]
     shards: set[str]
+    settled: set[str]
     old_shards: dict[str, dict[str, Done]]
 
 
 def find_known(request: Request) -> Known:
     """Looks for finished clips of a request among parts and older versions."""
-    wanted = {task.clip.name: task for task in request.tasks}
-    known = Known({}, set(), {})
+    wanted = {task.clip.name for task in request.tasks}
+    known = Known({}, set(), set(), {})
     names = request.root.names()
+    for name in names:
+        if _is_shard_of(name, request.version):
+            known.shards.add(name.split("/", 1)[1])
+            for done in read_note(request.root.at(name), packed=True):
+                known.done[done.record.name] = done
+                known.settled.add(done.record.name)
     for name in names:
         if name.startswith(f"{WORK}/{request.recipe}/") and name.endswith(".parquet"):
             for done in read_note(request.root.at(name)):
-                known.done[done.record.name] = done
-    own = [name for name in names if _is_shard_of(name, request.version)]
-    for name in own:
-        known.shards.add(name.split("/", 1)[1])
-        for done in read_note(request.root.at(name), packed=True):
-            known.done[done.record.name] = done
-    others = {name.split("/")[0] for name in names if name.endswith(f"/{MANIFEST}")}
-    for version in sorted(others - {request.version}):
-        _look_into(request, version, wanted, known)
+                # A part still has the crops, which not all shards of a long clip may have.
+                if done.record.name in wanted and not done.unchanged:
+                    known.done[done.record.name] = done
+    versions = {name.split("/")[0] for name in names if name.endswith(f"/{MANIFEST}")}
+    found = []
+    for version in versions - {request.version}:
+        manifest = request.root.folder(version).read_json(MANIFEST, "a version's description")
+        if manifest.get("recipe") == request.recipe:
+            found.append((str(manifest.get("made")), version, manifest))
+    for _, version, manifest in sorted(found, key=lambda item: item[:2], reverse=True):
+        _look_into(request.root.folder(version), manifest["shards"], wanted, known)
     return known
 
 
-def _look_into(request: Request, version: str, wanted: dict[str, Task], known: Known) -> None:
-    """Finds wanted clips in a finished version with the same recipe."""
-    folder = request.root.folder(version)
-    manifest = folder.read_json(MANIFEST, "the description of a version")
-    if manifest.get("recipe") != request.recipe:
-        return
+def _look_into(
+    folder: Folder, shards: Sequence[Mapping[str, Any]], wanted: set[str], known: Known
+) -> None:
+    """Finds clips in a finished version with the same recipe that newer ones do not have."""
+    planned = {name for members in known.old_shards.values() for name in members}
     records = {
         record.name: record
         for record in read_clip_table(folder)
-        if record.name in wanted and record.name not in known.done
+        if record.name in wanted - known.done.keys() - planned
     }
-    in_shard: dict[str, dict[str, Done]] = defaultdict(dict)
-    spread: Counter[str] = Counter()
-    for shard in manifest["shards"]:
-        location = folder.at(shard["path"])
-        for done in read_note(location, packed=True):
-            name = done.record.name
-            if name in records:
-                spread[name] += 1
-                in_shard[location][name] = Done(records[name], done.units)
     for name, record in records.items():
-        if record.failure_kind and record.content and record.failure_kind != "crashed":
+        if record.content and record.failure_kind in LASTING:
             known.done[name] = Done(record, ())
-    for location, members in in_shard.items():
-        whole = {
-            name: done
-            for name, done in members.items()
-            if spread[name] == 1 and sum(u.rows for u in done.units) == done.record.crops > 0
+    for shard in shards:
+        location = folder.at(shard["path"])
+        members = {
+            done.record.name: Done(records[done.record.name], done.units)
+            for done in read_note(location, packed=True)
+            if done.record.name in records and records[done.record.name].crops
         }
-        if whole:
-            known.old_shards[location] = whole
+        if members:
+            known.old_shards[location] = members
 
 
 def is_current(task: Task, done: Done) -> bool:
-    """Whether a finished clip's file looks as it did, without reading it."""
+    """Whether a finished clip's file looks as it did, without reading it.
+
+    Failures that may pass are tried again.
+    """
     record = done.record
-    return (record.size, record.modified_ns) == (task.size, task.modified_ns) and bool(
-        record.content
-    )
+    same = (record.size, record.modified_ns) == (task.size, task.modified_ns)
+    return same and bool(record.content) and record.failure_kind in ("", *LASTING)
 
 
 def into_parts(tasks: Sequence[Task], cpus: int) -> Iterable[list[Task]]:
@@ -213,13 +227,7 @@ def _stamps(clips: list[Clip]) -> list[tuple[int, int]]:
 
 def _stamp(path: str | Path) -> tuple[int, int]:
     if is_url(path):
-        try:
-            system, inner = fsspec.core.url_to_fs(str(path))
-            info = system.info(inner)
-        except (OSError, ImportError):
-            return (0, 0)
-        changed = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
-        return (int(info.get("size") or 0), int(Request.digest([str(changed)]), 16))
+        return _stamp_of_url(str(path))
     try:
         found = Path(path)
         files = sorted(found.iterdir()) if found.is_dir() else [found]
@@ -228,3 +236,15 @@ def _stamp(path: str | Path) -> tuple[int, int]:
         return (0, 0)
     size = sum(status.st_size for status in every)
     return (size, max((status.st_mtime_ns for status in every), default=0))
+
+
+def _stamp_of_url(url: str) -> tuple[int, int]:
+    """Size, and a digest of what the store says of the file, such as its ETag."""
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        found = system.find(path, detail=True)
+    except Exception:  # every store has errors of its own; the task will tell
+        return (0, 0)
+    listing = [sorted(map(str, about.items())) for _, about in sorted(found.items())]
+    size = sum(int(about.get("size") or 0) for about in found.values())
+    return (size, int(Request.digest(listing), 16))

@@ -59,11 +59,14 @@ def run_extraction(
     ready: dict[str, Done] = {}
     todo: list[Task] = []
     for task in request.tasks:
-        done = known.done.get(task.clip.name)
-        if done is not None and is_current(task, done):
-            ready[task.clip.name] = done
+        name = task.clip.name
+        done = known.done.get(name)
+        if done is not None and (name in known.settled or is_current(task, done)):
+            ready[name] = done
         else:
-            todo.append(replace(task, content=done.record.content) if done else task)
+            # With crops to go back to, a file that was only touched need not be read again.
+            again = done is not None and done.units
+            todo.append(replace(task, content=done.record.content) if done and again else task)
     if ready:
         output.say(f"{len(ready)} clips are there already.")
     events = ray.remote(num_cpus=0)(Watch).remote()
@@ -71,14 +74,22 @@ def run_extraction(
 
         def work() -> _Packer:
             packer = _Packer(request, known.shards)
-            packer.expect(ready.values())
+            packer.expect(
+                known.done[task.clip.name] for task in request.tasks if task.clip.name in known.done
+            )
             arrived = dict(ready)
             fresh = _extracted(request, todo, events, crops_of)
             for task in request.tasks:
                 while task.clip.name not in arrived:
-                    part = [_resolved(done, known) for done in next(fresh)]
-                    packer.expect(part)
-                    arrived |= {done.record.name: done for done in part}
+                    for done in next(fresh):
+                        before = known.done.get(done.record.name)
+                        if done.unchanged and before is not None:
+                            done = _touched(before, done.record)
+                        else:
+                            packer.expect([done])
+                            if before is not None:
+                                packer.release(before)
+                        arrived[done.record.name] = done
                 packer.add(_described(arrived.pop(task.clip.name), task.clip))
             packer.finish()
             return packer
@@ -144,12 +155,8 @@ def _extracted(
         yield pickle.loads(row["done"])
 
 
-def _resolved(done: Done, known: Known) -> Done:
-    """A clip as it is known, where a task found its file touched but not changed."""
-    if done.part or done.record.failure_kind:
-        return done
-    before = known.done[done.record.name]
-    now = done.record
+def _touched(before: Done, now: ClipRecord) -> Done:
+    """A clip as it is known, with the size and time that its file has now."""
     record = replace(before.record, size=now.size, modified_ns=now.modified_ns)
     return replace(before, record=record)
 
@@ -195,6 +202,8 @@ class _Packer:
         self._waiting: dict[Any, list[Done]] = {}
         self._by_name: dict[str, Shard] = {}
         self._left_in: Counter[str] = Counter()
+        self._shards_of: Counter[str] = Counter()
+        self._whole: set[str] = set()
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self._packers = max(2, cpus // CPUS_A_PACKER)
         self._pack = ray.remote(num_cpus=0)(pack_shard)
@@ -204,16 +213,27 @@ class _Packer:
         """Tells of clips that will be added: a part is kept until all of its clips are packed."""
         self._left_in.update(done.part for done in clips if done.part)
 
+    def release(self, done: Done) -> None:
+        """Tells that nothing of a clip is needed any more."""
+        if done.part:
+            self._left_in[done.part] -= 1
+            if not self._left_in[done.part]:
+                self._request.work.remove(done.part.rsplit("/", 1)[1])
+
     def add(self, done: Done) -> None:
         """Takes the next clip."""
         self.records.append(done.record)
         window = self._windows[done.record.split]
-        for unit in done.units[:-1]:
-            self._take(window, done.record, unit)
-        # The shard that holds the end of a clip notes it.
-        window.clips.append(done)
-        for unit in done.units[-1:]:
-            self._take(window, done.record, unit)
+        if window.bytes >= self._limit:
+            self._flush(window)
+        self._note(window, done)
+        for unit in done.units:
+            if window.bytes >= self._limit:
+                self._flush(window)
+                self._note(window, done)
+            window.units.append((done.record, unit))
+            window.bytes += unit.bytes
+        self._whole.add(done.record.name)
 
     def finish(self) -> None:
         """Packs what is left, and waits for all shards."""
@@ -225,11 +245,10 @@ class _Packer:
         for name in self._written - set(self._order):
             self._request.folder.remove(name)
 
-    def _take(self, window: _Window, record: ClipRecord, unit: Unit) -> None:
-        window.units.append((record, unit))
-        window.bytes += unit.bytes
-        if window.bytes >= self._limit:
-            self._flush(window)
+    def _note(self, window: _Window, done: Done) -> None:
+        """Has the next shard of a split note a clip."""
+        window.clips.append(done)
+        self._shards_of[done.record.name] += 1
 
     def _flush(self, window: _Window) -> None:
         if not window.units:
@@ -260,10 +279,10 @@ class _Packer:
         shard = ray.get(ready)
         self._by_name[shard.path] = shard
         for done in self._waiting.pop(ready):
-            if done.part:
-                self._left_in[done.part] -= 1
-                if not self._left_in[done.part]:
-                    self._request.work.remove(done.part.rsplit("/", 1)[1])
+            name = done.record.name
+            self._shards_of[name] -= 1
+            if name in self._whole and not self._shards_of[name]:
+                self.release(done)
 
 
 class _Display:

@@ -8,7 +8,6 @@ import hashlib
 import os
 import pickle
 import resource
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,8 @@ BLENDED = "#self-blended"
 """Ends the name of a clip's self-blended fake."""
 DEATHS = 2
 """A clip in which so many processes died is left out."""
+SPARE_DEATHS = 5
+"""So many more may die over a part, in no clip, as when a node goes."""
 
 
 @dataclass(frozen=True)
@@ -114,31 +115,38 @@ def extract_part(
     folder = Folder(work)
     if folder.has(name):  # the process died after it
         return _result(read_note(folder.at(name)))
-    begun_before = ray.get(watch.begin_part.remote(name)) > 0
-    unchanged: list[Done] = []
+    begun_before = ray.get(watch.begin_part.remote(name))
+    if begun_before > DEATHS * len(tasks) + SPARE_DEATHS:
+        raise RuntimeError(
+            f"{begun_before} processes died over {tasks[0].clip.name} and its neighbours, and not "
+            "while they read a clip; look for the cause in Ray's logs"
+        )
     with folder.written(name) as aside:
         writer = PartWriter(aside)
         for task in tasks:
             deaths = watch.begin.remote(task.clip.name)
             # To wait for an answer lets another process have the CPU: only after a death.
-            died = begun_before and ray.get(deaths) >= DEATHS
-            same = _extract_clip(task, writer, settings, watch, crops_of, died)
-            unchanged += [same] if same else []
+            died = begun_before > 0 and ray.get(deaths) >= DEATHS
+            record = _extract_clip(task, writer, settings, crops_of, died)
+            event = {
+                "clip": record.name,
+                "crops": record.crops,
+                "failure": record.failure_kind,
+                "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+            watch.push.remote(event)
         writer.close()
-    return _result([*read_note(folder.at(name)), *unchanged])
+    return _result(read_note(folder.at(name)))
 
 
 def _extract_clip(
-    task: Task,
-    writer: PartWriter,
-    settings: Settings,
-    watch: Any,
-    crops_of: CropsOf,
-    died: bool,
-) -> Done | None:
-    """Adds a clip to a part; returns it instead where its file is as an earlier run saw it."""
+    task: Task, writer: PartWriter, settings: Settings, crops_of: CropsOf, died: bool
+) -> ClipRecord:
+    """Adds a clip to a part: its crops, why it has none, or that it is as an earlier run saw it.
+
+    What goes wrong with the clip is noted; what goes wrong with the part is raised.
+    """
     clip, counts, record = task.clip, CropCounts(), task.record()
-    started = time.monotonic()
     try:
         if died:
             raise ClipError(
@@ -148,8 +156,8 @@ def _extract_clip(
         with local_copy(clip.path) as path:
             record.content = content_of(path, "blended" if clip.name.endswith(BLENDED) else "")
             if task.content and record.content == task.content:
-                _tell(watch, record, 0, started)
-                return Done(record, ())  # the crops are where they were
+                writer.add_unchanged(record)
+                return record
             retouch = None
             if clip.name.endswith(BLENDED):
                 # Imported here: torch takes seconds and much memory, which other clips do not need.
@@ -159,25 +167,25 @@ def _extract_clip(
                     self_blend_crop, margin=crop_margin(settings.preprocess)
                 )
             crops = crops_of(path, settings.preprocess, settings.sampling, counts, retouch=retouch)
-            for _ in writer.add(record, _counted(crops, record, counts)):
-                pass
+            writer.add(record, _counted(crops, record, counts))
     except ClipError as error:
         record.failure_kind, record.failure = error.kind, str(error)
-    except Exception as error:  # one clip that breaks a library must not end the others
-        record.failure_kind = type(error).__name__
-        record.failure = f"{type(error).__name__}: {error}"
-    if record.failure_kind:
         writer.add_without_crops(record)
-    _tell(watch, record, record.crops, started)
-    return None
+    return record
 
 
 def _counted(crops: Iterable[Crop], record: ClipRecord, counts: CropCounts) -> Iterator[Crop]:
-    """Passes crops on, and ends with an error where there is none."""
+    """Passes crops on; a clip that has none, or that breaks a library, ends in a `ClipError`."""
     empty = True
-    for crop in crops:
-        empty = False
-        yield crop
+    try:
+        for crop in crops:
+            empty = False
+            yield crop
+    except ClipError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise ClipError(f"{kind}: {error}", kind) from error
     record.frames_sampled = counts.frames_sampled
     record.frames_with_face = counts.frames_with_face
     record.removed = counts.removed
@@ -185,17 +193,6 @@ def _counted(crops: Iterable[Crop], record: ClipRecord, counts: CropCounts) -> I
         raise ClipError("the quality filters removed every face", "filtered")
     if empty:
         raise ClipError(f"no face was found in {counts.frames_sampled} sampled frames", "no face")
-
-
-def _tell(watch: Any, record: ClipRecord, crops: int, started: float) -> None:
-    event = {
-        "clip": record.name,
-        "crops": crops,
-        "failure": record.failure_kind,
-        "seconds": time.monotonic() - started,
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    watch.push.remote(event)
 
 
 def _result(done: Sequence[Done]) -> dict[str, Any]:
@@ -210,7 +207,7 @@ def pack_shard(
     Args:
         version: The version's folder.
         units: Its crops, in order.
-        window: The clips that end in this shard, those without crops included.
+        window: The clips that are in this shard, and those between them that have no crops.
         key: What its name is made of.
     """
     train = units[0][0].split == "train"
@@ -231,9 +228,11 @@ def describe_shard(version: str, name: str) -> Shard:
 def unpack_shard(shard: str, done: dict[str, Done], work: str) -> list[Done]:
     """Makes a part of the crops of an older version's shard; returns what is in it."""
     folder = Folder(work)
-    name = f"unpacked-{Path(shard).stem}.parquet"
-    with folder.written(name) as aside:
-        unpack(shard, done, aside)
+    wanted = hashlib.sha256(repr([shard, sorted(done)]).encode()).hexdigest()
+    name = f"unpacked-{wanted[:16]}.parquet"
+    if not folder.has(name):  # a part is never written over: others may know its units
+        with folder.written(name) as aside:
+            unpack(shard, done, aside)
     return read_note(folder.at(name))
 
 

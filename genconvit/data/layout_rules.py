@@ -61,7 +61,7 @@ class Reading:
     """Files that its lists name, and are not there."""
     notes: list[str] = field(default_factory=list)
     left_out: set[str] = field(default_factory=set)
-    """Clips that are in it twice."""
+    """Clips that are in it twice, or fit no split."""
 
 
 @dataclass(frozen=True)

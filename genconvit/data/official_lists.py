@@ -67,7 +67,11 @@ def _absent(entries: list[Entry], pairs: list[tuple[str, str]]) -> list[str]:
 
 
 def celeb_df(tree: Tree, base: str, reading: Reading) -> Reading:
-    """The test videos that List_of_testing_videos.txt names; all others are for training."""
+    """The test videos that List_of_testing_videos.txt names; others are for training.
+
+    Those that share a film with the list, without being in it, are left out: they are no test
+    videos, and a network that has seen them has seen the test's films.
+    """
     place = f"{base}/List_of_testing_videos.txt".lstrip("/")
     text = tree.read(place)
     if text is None:
@@ -87,10 +91,23 @@ def celeb_df(tree: Tree, base: str, reading: Reading) -> Reading:
             )
         tests[_folder_and_stem(video)] = video.strip()
     keys = [_folder_and_stem(tree.inside + entry.name) for entry in reading.entries]
-    reading.entries = [
-        replace(entry, split="test" if key in tests else "train")
-        for key, entry in zip(keys, reading.entries, strict=True)
-    ]
+    films = {_film(key) for key in tests}
+    entries: list[Entry] = []
+    left_out: set[str] = set()
+    for key, entry in zip(keys, reading.entries, strict=True):
+        if key in tests:
+            entries.append(replace(entry, split="test"))
+        elif _film(key) in films:
+            left_out.add(entry.name)
+        else:
+            entries.append(replace(entry, split="train"))
+    reading.entries = entries
+    reading.left_out |= left_out
+    if left_out:
+        reading.notes.append(
+            f"Celeb-DF: {len(left_out)} clips are left out: they share a film with the official "
+            f"test list, such as {min(left_out)}."
+        )
     for key in tests.keys() - set(keys):
         _note_absent(tree, base, tests[key], reading)
     return reading
@@ -100,6 +117,11 @@ def _folder_and_stem(video: str) -> str:
     """Celeb-real/id0_0000 for that video and for copies of it in Celeb-real/videos."""
     parts = [part for part in video.strip().lower().split("/") if part not in ("videos", "frames")]
     return "/".join([*parts[-2:-1], parts[-1].partition(".")[0]])
+
+
+def _film(key: str) -> str:
+    """The target's film, which is what groups are made of, of a key of `_folder_and_stem`."""
+    return re.sub(r"^(id\d+)_id\d+_", r"\1_", key.rpartition("/")[2])
 
 
 def dfdc(tree: Tree, base: str, reading: Reading) -> Reading:

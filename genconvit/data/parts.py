@@ -9,8 +9,9 @@ every clip. Parts are packed into shards in a fixed order, and removed.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,12 @@ class Done:
 
     record: ClipRecord
     units: tuple[Unit, ...]
+    """All of its units, in order."""
     part: str = ""
-    """Where it is noted; empty once it is in a shard."""
+    """Where it is noted; empty where that is a shard."""
+    unchanged: bool = False
+    """Its file is as an earlier run saw it: the record has its size and time as they are now, and
+    the crops are where they were."""
 
 
 class PartWriter:
@@ -63,15 +68,15 @@ class PartWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, _PART_SCHEMA, compression="none")
+        # Statistics would repeat an image for every row group.
+        self._writer = pq.ParquetWriter(
+            path, _PART_SCHEMA, compression="none", write_statistics=False
+        )
         self._groups = 0
         self._done: list[Done] = []
 
-    def add(self, record: ClipRecord, crops: Iterable[Crop]) -> Iterator[int]:
-        """Writes the crops of a clip; yields after each unit how many crops there are by now.
-
-        When the crops end with an error, the clip is not in the part.
-        """
+    def add(self, record: ClipRecord, crops: Iterable[Crop]) -> None:
+        """Writes the crops of a clip. When they end with an error, the clip is not in the part."""
         units: list[Unit] = []
         waiting: list[Crop] = []
         for crop in crops:
@@ -79,17 +84,19 @@ class PartWriter:
             if len(waiting) == UNIT_CROPS:
                 units.append(self._write(waiting))
                 waiting = []
-                yield sum(unit.rows for unit in units)
         if waiting:
             units.append(self._write(waiting))
         record.crops = sum(unit.rows for unit in units)
         record.jpeg_bytes = sum(unit.bytes for unit in units)
         self.add_without_crops(record, units)
-        yield record.crops
 
     def add_without_crops(self, record: ClipRecord, units: Sequence[Unit] = ()) -> None:
         """Notes a clip that gave no crop."""
         self._done.append(Done(record, tuple(units)))
+
+    def add_unchanged(self, record: ClipRecord) -> None:
+        """Notes a clip whose crops are where an earlier run has put them."""
+        self._done.append(Done(record, (), unchanged=True))
 
     def close(self) -> None:
         """Ends the file."""
@@ -124,7 +131,8 @@ def note_of(done: Iterable[Done]) -> str:
         [
             {
                 "record": asdict(item.record),
-                "units": [(u.rows, u.bytes, u.row_group) for u in item.units],
+                "units": [(unit.rows, unit.bytes, unit.row_group) for unit in item.units],
+                "unchanged": item.unchanged,
             }
             for item in done
         ]
@@ -132,7 +140,10 @@ def note_of(done: Iterable[Done]) -> str:
 
 
 def read_note(location: str, *, packed: bool = False) -> list[Done]:
-    """The finished clips in a part, or with `packed` in a shard."""
+    """The finished clips that are noted in a part, or with `packed` in a shard.
+
+    A shard notes every clip of which it holds a unit, with all units that the clip has.
+    """
     with open_parquet(location) as file:
         # Shards that a group was removed from have no note.
         note = (file.schema_arrow.metadata or {}).get(NOTE, b"[]")
@@ -143,6 +154,7 @@ def read_note(location: str, *, packed: bool = False) -> list[Done]:
             ClipRecord(**item["record"]),
             tuple(Unit(rows, size, path, group) for rows, size, group in item["units"]),
             path,
+            item["unchanged"],
         )
         for item in json.loads(note)
     ]
@@ -177,23 +189,26 @@ def unpack(location: str, done: Mapping[str, Done], path: Path) -> None:
 
     Args:
         location: The shard.
-        done: The clips that are wanted, by name.
+        done: The clips that are wanted, by name. Those that lie in several shards are left out.
         path: The part to write.
     """
     with open_parquet(location) as file:
         rows = file.read()
     order = [("video_id", "ascending"), ("frame_index", "ascending"), ("track", "ascending")]
     rows = rows.take(pc.sort_indices(rows, sort_keys=order))
-    names = rows["video_id"].to_pylist()
+    names = np.array(rows["video_id"].to_pylist(), object)
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     writer = PartWriter(path)
-    for name in dict.fromkeys(names):
-        if name in done:
-            mine = rows.slice(names.index(name), names.count(name))
+    for start, stop in itertools.pairwise([*starts.tolist(), len(names)]):
+        found = done.get(names[start])
+        # A very long clip has only a part of its crops here.
+        if found is not None and stop - start == found.record.crops:
+            mine = rows.slice(start, stop - start)
             units = [
-                writer.write_rows(mine.slice(start, UNIT_CROPS))
-                for start in range(0, len(mine), UNIT_CROPS)
+                writer.write_rows(mine.slice(first, UNIT_CROPS))
+                for first in range(0, len(mine), UNIT_CROPS)
             ]
-            writer.add_without_crops(done[name].record, units)
+            writer.add_without_crops(found.record, units)
     writer.close()
 
 

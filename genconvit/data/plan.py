@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Piece:
     row_group: int
     rows: NDArray[np.int64]
     """Their places in the row group, in any order."""
+    tag: str = ""
+    """Goes before the names of clips."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,7 +54,7 @@ class Chunk:
 
 def whole(groups: Iterable[RowGroup]) -> list[Piece]:
     """All rows of row groups."""
-    return [Piece(group.path, group.index, np.arange(group.rows)) for group in groups]
+    return [Piece(group.path, group.index, np.arange(group.rows), group.tag) for group in groups]
 
 
 def shuffled(pieces: Sequence[Piece], seed: int) -> list[Piece]:
@@ -120,7 +122,12 @@ def load_chunk(
     for piece in chunk.pieces:
         with open_parquet(piece.path) as file:
             table = file.read_row_group(piece.row_group, columns=wanted)
-        tables.append(table.take(pa.array(piece.rows)))
+        table = table.take(pa.array(piece.rows))
+        if piece.tag and "video_id" in wanted:
+            tagged = [piece.tag + name for name in table["video_id"].to_pylist()]
+            place = table.column_names.index("video_id")
+            table = table.set_column(place, "video_id", pa.array(tagged, pa.string()))
+        tables.append(table)
     table = pa.concat_tables(tables)
     order = range(len(table)) if chunk.order is None else chunk.order
     if chunk.order is not None:
@@ -147,7 +154,7 @@ def _cut(pieces: Sequence[Piece], edges: Sequence[int]) -> list[list[Piece]]:
         while start < len(piece) and part < len(parts):
             stop = min(len(piece), edges[part + 1] - position)
             if stop > start:
-                parts[part].append(Piece(piece.path, piece.row_group, piece.rows[start:stop]))
+                parts[part].append(replace(piece, rows=piece.rows[start:stop]))
             if position + stop < edges[part + 1]:
                 break
             start = stop

@@ -8,8 +8,10 @@ names the new ones alone, and what no manifest names is deleted last.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from genconvit.storage import is_url
 REMOVALS = "removals.json"
 WORK = ".work"
 """Folder of an extraction that has not finished."""
+VERSION = re.compile("[0-9a-f]{12}")
+"""How extraction names the folder of a version."""
 MADE_ANEW = {
     *("format", "settings", "fingerprint", "clips", "splits", "failures", "removed_crops"),
     *("digest", "shards", "removed_groups"),
@@ -49,6 +53,8 @@ class Removal:
     """ISO time, UTC."""
     versions: dict[str, dict[str, Any]]
     """By name of a version's folder: `clips`, `crops`, and the `digest` that it had before."""
+    names: list[str] = field(default_factory=list)
+    """Digests of the names of its clips, sorted; empty in lists of older versions."""
 
     @property
     def digests(self) -> list[str]:
@@ -65,10 +71,28 @@ def removed_groups(folder: Folder) -> set[str]:
     return {entry["group"] for entry in _removals(folder)}
 
 
+def removed_names(folder: Folder) -> set[str]:
+    """Digests of the names of all clips that were removed from a dataset.
+
+    A group is named after one of its films, so its name can change when files are added.
+    An extraction therefore leaves out every group that holds one of these clips.
+
+    Args:
+        folder: The dataset's folder, above its versions.
+    """
+    return {name for entry in _removals(folder) for name in entry.get("names", [])}
+
+
+def name_digest(name: str) -> str:
+    """Stands for a clip's name, which may be a person's, in the list of removals."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
 def remove_group(folder: Folder, group: str) -> Removal:
     """Deletes all crops and all mention of a group's clips from every version below a folder.
 
-    Unfinished extractions below it go as a whole, since they may hold crops of the group.
+    Unfinished extractions into the dataset, and versions without an `extract.json` that they left,
+    go as a whole, since they may hold crops of the group.
 
     Args:
         folder: A dataset with its versions, or one version.
@@ -100,8 +124,12 @@ def remove_group(folder: Folder, group: str) -> Removal:
         # What a call before this one noted is right: it counted before anything was removed.
         if clips and name not in noted:
             noted[name] = {"clips": len(clips), "crops": crops, "digest": datasets[name].digest}
+    clips = set().union(*(clips for clips, _ in found.values()))
+    entry["names"] = sorted({*entry.get("names", []), *map(name_digest, clips)})
     top.write_json(REMOVALS, {"removed": entries})
     top.remove(WORK)
+    for name in _unfinished(top):
+        top.remove(name)
     for name, version in versions.items():
         version.remove(WORK)
         clips, _ = found[name]
@@ -167,9 +195,10 @@ def _remove_unnamed(folder: Folder) -> None:
         if name.split("/")[0] in SPLITS and name not in named:
             folder.remove(name)
     if not is_url(folder.location):
-        for split in SPLITS:
-            for half in Path(folder.at(split)).glob(".*"):
-                half.unlink()
+        for place in ("", *SPLITS):
+            for half in Path(folder.at(place)).glob(".*"):
+                if half.is_file():
+                    half.unlink()
 
 
 def _found(dataset: FrameDataset, group: str) -> tuple[set[str], int]:
@@ -196,6 +225,15 @@ def _versions(folder: Folder) -> dict[str, Folder]:
     paths = [name.split("/") for name in folder.names()]
     found = [path[0] for path in paths if len(path) == 2 and path[1] == MANIFEST]
     return {name: folder.folder(name) for name in found if name != WORK}
+
+
+def _unfinished(folder: Folder) -> list[str]:
+    """The folders of versions below a dataset's folder that extraction has not finished."""
+    names = {name.split("/")[0] for name in folder.names() if "/" in name}
+    if not is_url(folder.location):  # where only halves of files are in it, they are not listed
+        names |= {path.name for path in Path(folder.location).iterdir() if path.is_dir()}
+    versions = sorted(name for name in names if VERSION.fullmatch(name))
+    return [name for name in versions if not folder.has(f"{name}/{MANIFEST}")]
 
 
 def _top(folder: Folder) -> Folder:

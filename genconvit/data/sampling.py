@@ -155,7 +155,7 @@ def pieces_of(index: RowIndex, rows: Ints, seed: int) -> list[Piece]:
     group = index.group[rows]
     new = (group[1:] != group[:-1]) | (repetition[1:] != repetition[:-1])
     pieces = [
-        Piece(found.path, found.index, index.row[run])
+        Piece(found.path, found.index, index.row[run], found.tag)
         for run in np.split(rows, np.flatnonzero(new) + 1)
         for found in [index.groups[index.group[run[0]]]]
     ]

@@ -74,6 +74,8 @@ class RowGroup:
     path: str
     index: int
     rows: int
+    tag: str = ""
+    """Goes before the names of its clips, where datasets are mixed: each may have an `a.mp4`."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -88,28 +89,40 @@ class TrainingData:
         found = [leak for dataset in self.datasets for leak in leaks_of(dataset)]
         if len(self.datasets) > 1:
             records = [
-                (number, record)
-                for number, dataset in enumerate(self.datasets)
+                (dataset.path, record)
+                for dataset in self.datasets
                 for record in dataset.clips()
+                if record.crops
             ]
-            home = {id(record): number for number, record in records}
+            home = {id(record): path for path, record in records}
             for same in copies_of([record for _, record in records]):
-                across = len({home[id(r)] for r in same}) > 1 and len({r.split for r in same}) > 1
-                if across:
-                    found.append(
-                        f"{same[0].name} is in {same[0].split} of one dataset, and the same file "
-                        f"as {same[-1].name} in {same[-1].split} of another."
-                    )
+                pairs = itertools.combinations(same, 2)
+                for a, b in pairs:
+                    if home[id(a)] != home[id(b)] and a.split != b.split:
+                        found.append(
+                            f"{a.name} in {a.split} of {home[id(a)]} is the same file as {b.name} "
+                            f"in {b.split} of {home[id(b)]}."
+                        )
+                        break
         return found
 
     def row_groups(self, split: str) -> list[list[RowGroup]]:
-        """The row groups of each dataset that has the split.
+        """The row groups of each dataset; none where a dataset has not the split.
 
         Raises:
             UserError: No dataset has it.
         """
-        held = [d for d in self.datasets if any(shard.split == split for shard in d.shards)]
-        return [dataset.row_groups(split) for dataset in held or self.datasets[:1]]
+        held = [any(shard.split == split for shard in d.shards) for d in self.datasets]
+        if not any(held):
+            self.datasets[0].row_groups(split)  # raises
+        several = len(self.datasets) > 1
+        return [
+            [
+                replace(group, tag=f"{number}/" if several else "")
+                for group in (dataset.row_groups(split) if has else [])
+            ]
+            for number, (dataset, has) in enumerate(zip(self.datasets, held, strict=True))
+        ]
 
 
 def refuse_leaks(data: TrainingData, allowed: bool) -> None:
@@ -211,11 +224,17 @@ class Epochs:
 
 
 def check_mix(data: TrainingData, settings: StreamSettings) -> None:
-    """Whether there is a share for each dataset.
+    """Whether there is a share for each dataset, and something to take it from.
 
     Raises:
         UserError: There is not.
     """
+    for dataset in data.datasets:
+        if settings.mix is not None and not any(dataset.counts.get("train", {}).values()):
+            raise UserError(
+                f"stream.mix gives {dataset.path} a share, and it has no crops in its train split; "
+                "leave it or the shares out."
+            )
     if settings.mix is not None and len(settings.mix) != len(data.datasets):
         raise UserError(
             f"stream.mix has {len(settings.mix)} shares and there are {len(data.datasets)} "

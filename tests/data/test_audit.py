@@ -4,12 +4,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from genconvit.data.audit.page import write_audit
+from genconvit.data.audit.page import read_crops, write_audit
 from genconvit.data.audit.report import AuditReport, audit_report
 from genconvit.data.audit.scan import scan_shard
-from genconvit.data.shards import open_dataset
+from genconvit.data.shards import SCHEMA, open_dataset
 from genconvit.folder import Folder
 from tests.data.audit_data import Made, write_dataset
 
@@ -163,6 +165,60 @@ def test_wrong_rows_are_found_where_the_hash_is_right(
 ) -> None:
     report = audited(tmp_path, [*CLIPS, kind("bad", "g", crops=crops)])
     assert not report.ok and word in report.model_dump_json()
+
+
+def rewrite(path: Path, rows: list[dict[str, object]]) -> None:
+    """Writes a shard whose boxes may have any length."""
+    schema = SCHEMA.set(SCHEMA.names.index("box"), pa.field("box", pa.list_(pa.int32())))
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        *((name, None, f"has no {name}") for name in SCHEMA.names if name != "image"),
+        ("box", [1, 2, 3], "its box is not four whole numbers"),
+        ("box", [1, 2, None, 4], "its box is not four whole numbers"),
+    ],
+)
+def test_rows_without_a_value_are_problems_and_left_out(
+    folder: Folder, tmp_path: Path, column: str, value: object, reason: str
+) -> None:
+    path = first_shard(folder)
+    rows = pq.read_table(path).to_pylist()
+    rewrite(path, [rows[0], {**rows[1], column: value, "image": b""}, *rows[2:]])
+    dataset = open_dataset(folder.location)
+    report, crops = audit_report(dataset, [scan_shard(shard) for shard in dataset.shards])
+    shard = path.relative_to(folder.location).as_posix()
+    damage = [(d.row, d.reason) for d in report.damage if d.shard == shard and d.row is not None]
+    assert damage == [(1, reason)]
+    assert report.crops == 41 and report.clips == 14
+    assert 1 not in [crop.row for crop in crops if crop.shard == shard]
+    write_audit(tmp_path / "out", report, crops, dataset)
+
+
+def test_a_column_of_another_kind_is_a_problem_of_its_rows(folder: Folder) -> None:
+    path = first_shard(folder)
+    table = pq.read_table(path)
+    at = table.column_names.index("track")
+    pq.write_table(table.set_column(at, "track", pa.array(["one"] * len(table))), path)
+    report = look(folder)
+    reasons = [item.reason for item in report.damage if item.row is not None]
+    assert reasons == ["its track is no whole number"] * len(table)
+
+
+def test_a_shard_with_more_rows_than_its_entry_is_shown(folder: Folder, tmp_path: Path) -> None:
+    path = first_shard(folder)
+    rows = pq.read_table(path).to_pylist()
+    rewrite(path, rows + Made("more", "g0").rows())
+    dataset = open_dataset(folder.location)
+    report, crops = audit_report(dataset, [scan_shard(shard) for shard in dataset.shards])
+    assert any("unlike its manifest's entry" in item.reason for item in report.damage)
+    write_audit(tmp_path / "out", report, crops, dataset)
+    more = [crop for crop in crops if crop.clip == "more"]
+    assert len(more) == 3 and all(image is not None for image in read_crops(dataset, more))
+    rewrite(path, rows)  # shortened since it was scanned
+    assert read_crops(dataset, more) == [None] * 3
 
 
 def test_the_page_stands_alone_and_escapes_names(tmp_path: Path) -> None:

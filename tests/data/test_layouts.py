@@ -187,6 +187,29 @@ def test_celeb_df(tmp_path: Path) -> None:
     assert {c.split for c in find_clips(tmp_path / "Celeb-synthesis")} == {"train", "test"}
 
 
+@pytest.mark.parametrize("part", ["", "Celeb-real", "Celeb-synthesis"])
+def test_celeb_df_leaves_out_what_shares_a_film_with_its_list(tmp_path: Path, part: str) -> None:
+    touch(
+        tmp_path,
+        *(f"Celeb-real/videos/{name}.mp4" for name in ("ID0_0000", "id0_0001", "id1_0000")),
+        *(f"Celeb-synthesis/id0_{name}.mp4" for name in ("id1_0000", "id2_0000", "id1_0001")),
+        "YouTube-real/00170.mp4",
+    )
+    listed = "1 Celeb-real/id1_0000.mp4\n0 Celeb-synthesis/id0_id1_0000.mp4\n"
+    write(tmp_path / "List_of_testing_videos.txt", listed)
+    catalog = read_catalog(tmp_path / part)
+    assert catalog.layout == "celeb-df"
+    assert {Path(c.name).stem: c.split for c in catalog.clips} == {
+        **({} if part == "Celeb-synthesis" else {"id0_0001": "train", "id1_0000": "test"}),
+        **({} if part == "Celeb-real" else {"id0_id1_0000": "test", "id0_id1_0001": "train"}),
+        **({} if part else {"00170": "train"}),
+    }
+    assert leaking_groups(catalog.clips) == []
+    [note] = [note for note in catalog.notes if "left out" in note]
+    count = 1 if part else 2
+    assert f"{count} clips are left out: they share a film with the official test list" in note
+
+
 def test_celeb_df_without_its_list_has_no_split(tmp_path: Path) -> None:
     touch(tmp_path, "celeb-REAL/videos/id0_0000.mp4")
     catalog = read_catalog(tmp_path)

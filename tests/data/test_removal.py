@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genconvit.data.removal import remove_group, removed_groups
+from genconvit.data.removal import name_digest, remove_group, removed_groups, removed_names
 from genconvit.data.shards import open_dataset
 from genconvit.errors import UserError
 from genconvit.folder import Folder, open_parquet
@@ -170,6 +170,52 @@ def test_one_version_alone_notes_it_for_the_whole_dataset(tmp_path: Path) -> Non
     assert any(row["group"] == "p1" for row in rows_of(top.folder("v2")))
     remove_group(top, "p1")
     assert not any(row["group"] == "p1" for row in rows_of(top.folder("v2")))
+
+
+@pytest.mark.parametrize("version", ["", "v1"])
+def test_versions_that_a_kill_left_unfinished_go(tmp_path: Path, version: str) -> None:
+    two_versions(tmp_path)
+    # The first has halves of files only, which no listing shows.
+    for file in ("0123456789ab/train/.x.parquet.12", "ba9876543210/val/x.parquet"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_bytes(b"p1")
+    write_dataset(tmp_path / "aaaaaaaaaaaa", CLIPS)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "v2" / ".clips.parquet.12").write_bytes(b"p1")
+    (tmp_path / "v1" / ".clips.parquet.12").write_bytes(b"p1")
+    remove_group(Folder(tmp_path / version), "p1")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("v1", "v2", "aaaaaaaaaaaa", "notes", "current.json", "removals.json")
+    }
+    assert not list((tmp_path / "v1").rglob(".*"))
+
+
+def test_an_unfinished_version_behind_a_url_goes() -> None:
+    top = Folder("memory://unfinished")
+    try:
+        write_dataset("memory://unfinished/v1", CLIPS)
+        with top.written("0123456789ab/train/x.parquet") as aside:
+            aside.write_bytes(b"p1")
+        remove_group(top, "p1")
+        assert {name.split("/")[0] for name in top.names()} == {"v1", "removals.json"}
+    finally:
+        top.remove("")
+
+
+def test_digests_of_the_removed_names_are_kept_over_versions_and_calls(tmp_path: Path) -> None:
+    top = two_versions(tmp_path)
+    # A call with one version, by a program that kept no names.
+    remove_group(top.folder("v1"), "p1")
+    entries = top.read_json("removals.json", "")["removed"]
+    assert entries[0].pop("names") == sorted(map(name_digest, "ac"))
+    top.write_json("removals.json", {"removed": entries})
+    assert removed_names(top) == set()
+    removal = remove_group(top, "p1")
+    assert removal.names == sorted(map(name_digest, "acef"))
+    assert remove_group(top, "p1").names == removal.names
+    remove_group(top, "p3")
+    assert removed_names(top) == set(map(name_digest, "acefd"))
+    assert name_digest("a") == "ca978112ca1bbdca"
 
 
 def test_a_group_that_is_not_there_is_refused_with_near_names(tmp_path: Path) -> None:

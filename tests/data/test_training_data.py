@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 
 from genconvit.config import StreamSettings
+from genconvit.data.clip_table import ClipRecord, write_clip_table
+from genconvit.data.plan import load_chunk
 from genconvit.data.training_data import Epochs, TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from tests.data.test_shards import make_dataset, table
@@ -74,8 +76,36 @@ def test_a_clip_that_is_trained_on_and_validated_by_is_refused(tmp_path: Path) -
     refuse_leaks(small_dataset(tmp_path / "y", ""), allowed=False)
 
 
+def test_clips_of_one_name_in_two_datasets_are_two_clips(tmp_path: Path) -> None:
+    one = make_dataset(tmp_path / "x", table(2, 1, "train", "t"), table(3, 1, "val", "a.mp4"))
+    two = make_dataset(tmp_path / "y", table(2, 0, "train", "u"), table(3, 0, "val", "a.mp4"))
+    (chunk,) = epochs(TrainingData.of(one, two)).validate()
+    batch = load_chunk(chunk, 16, ("video_id", "label"))
+    assert sorted(zip(batch["video_id"], batch["label"], strict=True)) == (
+        [("0/a.mp4", 1)] * 3 + [("1/a.mp4", 0)] * 3
+    )
+    (chunk,) = epochs(TrainingData.of(one)).validate()
+    assert set(load_chunk(chunk, 16, ("video_id",))["video_id"]) == {"a.mp4"}
+
+
+def test_a_share_of_a_dataset_without_training_crops_is_refused(tmp_path: Path) -> None:
+    one = make_dataset(tmp_path / "x", table(3, 1, "val", "a"))
+    two = make_dataset(tmp_path / "y", table(2, 0, "train", "u"))
+    with pytest.raises(UserError, match="no crops in its train split"):
+        epochs(TrainingData.of(one, two), mix=(1, 1))
+    assert epochs(TrainingData.of(one, two)).rows == 2
+
+
+def test_equal_files_without_crops_are_no_leak(tmp_path: Path) -> None:
+    for name, split in (("x", "train"), ("y", "val")):
+        made = make_dataset(tmp_path / name, table(4, 1, split, name))
+        broken = ClipRecord("broken", split=split, content="same", failure_kind="damaged")
+        write_clip_table(made.folder, [*made.clips(), broken])
+    refuse_leaks(TrainingData.open([tmp_path / "x", tmp_path / "y"]), allowed=False)
+
+
 def test_a_clip_in_two_splits_of_two_datasets_is_refused(tmp_path: Path) -> None:
     one = make_dataset(tmp_path / "x", table(4, 1, "train", "same"))
     two = make_dataset(tmp_path / "y", table(4, 1, "val", "same"))
-    with pytest.raises(UserError, match="of another"):
+    with pytest.raises(UserError, match="is the same file as"):
         refuse_leaks(TrainingData.of(one, two), allowed=False)

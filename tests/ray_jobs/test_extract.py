@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     for name in texts:
         if name.endswith("extract.json"):
             manifest = json.loads(texts[name])
-            texts[name] = json.dumps({**manifest, "seconds": 0}).encode()
+            texts[name] = json.dumps({**manifest, "seconds": 0, "made": ""}).encode()
     return texts
 
 
@@ -178,7 +178,8 @@ def test_a_run_that_was_killed_ends_with_the_same_files(
     again = extract(source, out, job, QUIET)
     assert contents(out / again.manifest["version"]) == contents(Path(whole.path))
     assert begun & {path.name for path in out.glob("[!.]*/*/*.parquet")}
-    assert {path.name for path in out.iterdir()} == {again.manifest["version"], "current.json"}
+    assert {path.name for path in out.glob("[!.]*")} == {again.manifest["version"], "current.json"}
+    assert not (out / ".work").exists()
 
 
 def test_other_settings_make_another_version_beside_the_first(clips: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from genconvit.data.audit.hashes import (
     COARSE_BYTES,
     FINE_BYTES,
     FLAT,
-    THUMB,
     perceptual_hashes,
     thumbnail,
 )
@@ -30,6 +29,13 @@ from genconvit.folder import Folder
 SAMPLED = 4
 """Crops of a clip that are hashed and measured, evenly spaced."""
 OF_A_CLIP = ("label", "group", "source", "method", "split")
+KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("video_id", "group", "split", "method", "source"), (str, "text")),
+    **dict.fromkeys(("label", "track", "frame_index"), (int, "whole number")),
+    **dict.fromkeys(("face_score", "time_s"), (float, "number")),
+    "box": (list, "list"),
+}
+"""What a row must have in each column; its image is looked at when it is decoded."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def scan_shard(shard: Shard) -> ShardScan:
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
             _scan_file(scan, shard, file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         scan.problem(f"is no readable Parquet file ({_first_line(error)})")
     return scan
 
@@ -119,19 +125,45 @@ def _scan_file(scan: ShardScan, shard: Shard, file: pq.ParquetFile) -> None:
     columns = file.read(columns=[name for name in SCHEMA.names if name != "image"])
     values = {name: columns[name].to_pylist() for name in columns.column_names}
     scan.rows = len(columns)
-    _check_rows(scan, shard, values)
+    sound = _sound_rows(scan, values)
+    _check_rows(scan, shard, values, sound)
     rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(values["video_id"]):
-        rows_of[name].append(row)
+    for row in sound:
+        rows_of[values["video_id"][row]].append(row)
     wanted = {row for rows in rows_of.values() for row in _sampled(rows, values)}
-    sizes_N, samples = _decode(scan, file, wanted)
+    sizes_N, samples = _decode(scan, file, set(sound), wanted)
     _keep(scan, values, rows_of, sizes_N, samples)
 
 
-def _check_rows(scan: ShardScan, shard: Shard, values: dict[str, list[Any]]) -> None:
+def _sound_rows(scan: ShardScan, values: dict[str, list[Any]]) -> list[int]:
+    """The rows that have a value of the right kind in every column; others are problems."""
+    sound = []
+    for row in range(scan.rows):
+        flaw = _flaw({name: values[name][row] for name in KINDS})
+        if flaw is None:
+            sound.append(row)
+        else:
+            scan.problem(flaw, row)
+    return sound
+
+
+def _flaw(row: dict[str, Any]) -> str | None:
+    for name, (kind, word) in KINDS.items():
+        if row[name] is None:
+            return f"has no {name}"
+        if not isinstance(row[name], kind):
+            return f"its {name} is no {word}"
+    if len(row["box"]) != 4 or not all(isinstance(side, int) for side in row["box"]):
+        return "its box is not four whole numbers"
+    return None
+
+
+def _check_rows(
+    scan: ShardScan, shard: Shard, values: dict[str, list[Any]], rows: list[int]
+) -> None:
     first: dict[str, tuple[Any, ...]] = {}
-    of_a_clip = zip(*(values[name] for name in OF_A_CLIP), strict=True)
-    for row, (name, known) in enumerate(zip(values["video_id"], of_a_clip, strict=True)):
+    for row in rows:
+        name, known = values["video_id"][row], tuple(values[name][row] for name in OF_A_CLIP)
         if values["label"][row] not in (0, 1):
             scan.problem(f"{name}: label {values['label'][row]} is neither 0 nor 1", row)
         elif values["split"][row] != shard.split:
@@ -147,9 +179,9 @@ def _sampled(rows: list[int], values: dict[str, list[Any]]) -> list[int]:
 
 
 def _decode(
-    scan: ShardScan, file: pq.ParquetFile, wanted: set[int]
+    scan: ShardScan, file: pq.ParquetFile, sound: set[int], wanted: set[int]
 ) -> tuple[NDArray[np.int64], dict[int, tuple[NDArray[np.uint8], NDArray[np.float64]]]]:
-    """Decodes all crops: the bytes of each, and thumbnail and spectrum of those wanted."""
+    """Decodes sound rows: the bytes of each crop, and thumbnail and spectrum of those wanted."""
     jpeg_bytes_N = np.zeros(scan.rows, np.int64)
     samples = {}
     start = 0
@@ -159,10 +191,13 @@ def _decode(
         except (pa.ArrowException, OSError) as error:
             scan.problem(f"row group {group} cannot be read ({_first_line(error)})")
             images = []
-        for row, jpeg in enumerate(images, start):
-            jpeg_bytes_N[row] = len(jpeg or b"")
+        for row, image in enumerate(images, start):
+            if row not in sound:
+                continue
+            jpeg = image if isinstance(image, bytes) else b""
+            jpeg_bytes_N[row] = len(jpeg)
             try:
-                image_HWC = _pixels(jpeg or b"", whole=row in wanted)
+                image_HWC = _pixels(jpeg, whole=row in wanted)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 scan.problem(f"its crop is no whole JPEG ({_first_line(error)})", row)
                 continue
@@ -192,16 +227,17 @@ def _keep(
     jpeg_bytes_N: NDArray[np.int64],
     samples: dict[int, tuple[NDArray[np.uint8], NDArray[np.float64]]],
 ) -> None:
-    box_N4 = np.array(values["box"], np.int64).reshape(-1, 4)
-    score_N, time_N = (np.array(values[name], np.float64) for name in ("face_score", "time_s"))
-    frame_N = np.array(values["frame_index"], np.int64)
     clip_of, row_of = [], []
     for number, (name, rows) in enumerate(rows_of.items()):
         own = [row for row in rows if row in samples]
         spectra = [samples[row][1] for row in own]
         spectrum = np.mean(spectra, axis=0) if own else np.full(len(SPECTRUM), np.nan)
         metadata = metadata_features(
-            box_N4[rows], score_N[rows], jpeg_bytes_N[rows], frame_N[rows], time_N[rows]
+            np.array([values["box"][row] for row in rows], np.int64),
+            np.array([values["face_score"][row] for row in rows], np.float64),
+            jpeg_bytes_N[rows],
+            np.array([values["frame_index"][row] for row in rows], np.int64),
+            np.array([values["time_s"][row] for row in rows], np.float64),
         )
         known = {name: values[name][rows[0]] for name in OF_A_CLIP}
         tracks = len({values["track"][row] for row in rows})
@@ -211,8 +247,9 @@ def _keep(
         )
         clip_of += [number] * len(own)
         row_of += own
+    if not row_of:
+        return
     thumbs_NHW = np.array([samples[row][0] for row in row_of], np.uint8)
-    thumbs_NHW = thumbs_NHW.reshape(-1, THUMB, THUMB)
     scan.clip_of, scan.row_of = np.array(clip_of, np.int64), np.array(row_of, np.int64)
     scan.coarse, scan.fine = perceptual_hashes(thumbs_NHW)
     scan.hashed = thumbs_NHW.reshape(len(thumbs_NHW), -1).std(axis=1) > FLAT
