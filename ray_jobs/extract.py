@@ -125,9 +125,11 @@ def alone_in(folder: Folder, output: Output) -> Iterator[None]:
     with place.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             output.say(f"Waiting for another extraction into {folder}.")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         yield
 
 

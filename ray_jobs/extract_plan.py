@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +221,8 @@ def _drawn(name: str, settings: Settings) -> bool:
 
 def _stamps(clips: list[Clip]) -> list[tuple[int, int]]:
     """Size and time of change of every clip's file; zeros where there is none."""
-    with ThreadPoolExecutor(STAT_THREADS) as pool:
-        return list(pool.map(lambda clip: _stamp(clip.path), clips, chunksize=256))
+    with ThreadPool(STAT_THREADS) as pool:
+        return pool.map(lambda clip: _stamp(clip.path), clips, chunksize=256)
 
 
 def _stamp(path: str | Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from genconvit.data.shards import SCHEMA, is_dataset, open_dataset, write_manife
 from genconvit.errors import UserError
 from genconvit.folder import Folder
 from ray_jobs.estimate import Estimate
-from ray_jobs.extract import dataset_for, extract, find_split_clips, refuse_full_disk
+from ray_jobs.extract import alone_in, dataset_for, extract, find_split_clips, refuse_full_disk
 from ray_jobs.extract_plan import make_request
 from ray_jobs.extract_run import run_extraction
 from ray_jobs.output import Output
@@ -359,3 +360,21 @@ def test_clips_without_labels_are_refused(clips: Path, tmp_path: Path) -> None:
     shutil.copy(some(clips, "val", "real"), tmp_path / "clip.avi")
     with pytest.raises(UserError, match=r"no label, such as clip\.avi"):
         extract(tmp_path, tmp_path / "out", small_settings(), QUIET)
+
+
+def test_a_second_extraction_into_a_folder_waits_for_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entered = threading.Event()
+
+    def second() -> None:
+        with alone_in(Folder(tmp_path), Output()):
+            entered.set()
+
+    with alone_in(Folder(tmp_path), Output()):
+        other = threading.Thread(target=second)
+        other.start()
+        assert not entered.wait(0.5)
+    other.join(timeout=10)
+    assert entered.is_set()
+    assert "Waiting for another extraction" in capsys.readouterr().out
