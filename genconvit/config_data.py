@@ -208,7 +208,9 @@ class StreamSettings(Section):
     def _shares_are_positive(self) -> StreamSettings:
         shares = self.mix if self.mix is not None else (1.0,)
         if not shares or not all(0 < share < float("inf") for share in shares):
-            raise ValueError("mix takes shares above 0, one for each --data, such as [0.7, 0.3]")
+            raise ValueError(
+                "mix (--mix) takes shares above 0, one for each --data, such as [0.7, 0.3]"
+            )
         return self
 
 

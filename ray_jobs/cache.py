@@ -82,6 +82,7 @@ def fill_cache(data: TrainingData, settings: Settings, output: Output) -> Cache 
             ready, waiting = ray.wait(waiting, num_returns=some, fetch_local=False)
             for _ in ready:
                 bar.advance()
+    output.emit({"event": "cached", "bytes": needed, "object_store_bytes": int(store)})
     output.say(
         f"Keeping {human_bytes(needed)} of decoded crops in Ray's object store "
         f"({human_bytes(store)})."

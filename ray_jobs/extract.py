@@ -40,6 +40,7 @@ from ray_jobs.cluster import connected
 from ray_jobs.estimate import Estimate, estimate_size, human_bytes
 from ray_jobs.extract_plan import LASTING, Request, make_request
 from ray_jobs.extract_run import run_extraction
+from ray_jobs.extract_tasks import BLENDED
 from ray_jobs.output import Output
 
 SHOWN_FAILURES = 20
@@ -92,8 +93,11 @@ def _extract(request: Request, source: str | Path, estimate: Estimate, output: O
     with connected(output) as ray_logs:
         started = time.monotonic()
         clips = [task.clip for task in request.tasks]
+        blended = sum(clip.name.endswith(BLENDED) for clip in clips)
+        also = f", and self-blended fakes of {blended} of them" if blended else ""
         output.say(
-            f"Extracting {len(clips)} clips from {source}: {estimate}. Ray's logs: {ray_logs}"
+            f"Extracting {len(clips) - blended} clips from {source}{also}: {estimate}. "
+            f"Ray's logs: {ray_logs}"
         )
         shards, records = run_extraction(request, output)
         _refuse_if_all_failed(records, source)
@@ -169,7 +173,7 @@ def _labelled(source: str | Path, clips: list[Clip]) -> list[Clip]:
     bare = [clip.name for clip in clips if clip.label is None]
     if bare:
         raise UserError(
-            f"{source}: {len(bare)} clips have no label, such as {bare[0]}; put them below real/ "
+            f"{source}: clips have no label ({len(bare)}), such as {bare[0]}; put them below real/ "
             "and fake/, or give a CSV with video_name,label."
         )
     return clips
@@ -228,7 +232,7 @@ def _warn_of_leaks(clips: list[Clip], output: Output) -> None:
     leaking = leaking_groups(clips)
     if leaking:
         output.warn(
-            f"{len(leaking)} groups are in more than one split, so validation is not independent: "
+            f"groups are in more than one split, and training will refuse that ({len(leaking)}): "
             + ", ".join(leaking[:5])
         )
 

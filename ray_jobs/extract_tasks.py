@@ -190,7 +190,8 @@ def _counted(crops: Iterable[Crop], record: ClipRecord, counts: CropCounts) -> I
     record.frames_with_face = counts.frames_with_face
     record.removed = counts.removed
     if empty and counts.removed:
-        raise ClipError("the quality filters removed every face", "filtered")
+        reasons = ", ".join(f"{number} {reason}" for reason, number in counts.removed.items())
+        raise ClipError(f"the quality filters removed every face ({reasons})", "filtered")
     if empty:
         raise ClipError(f"no face was found in {counts.frames_sampled} sampled frames", "no face")
 

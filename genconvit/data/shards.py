@@ -27,6 +27,7 @@ from genconvit.data.clip_table import ClipRecord, read_clip_table, write_clip_ta
 from genconvit.data.crops import ClipCrops, Crop
 from genconvit.errors import UserError
 from genconvit.folder import Folder, open_parquet
+from genconvit.storage import is_url
 
 FORMAT = 2
 SPLITS = ("train", "val", "test")
@@ -145,7 +146,9 @@ def current_version(path: str | Path) -> Folder:
         current = folder.read_json(CURRENT, "the name of the dataset's version")
         folder = folder.folder(str(current["version"]))
     if not folder.has(MANIFEST):
-        raise UserError(f"{path} holds no {MANIFEST}; give a folder that genconvit extract wrote.")
+        if not is_url(folder.location) and not Path(folder.location).exists():
+            raise UserError(f"{path} does not exist; check the path.")
+        raise UserError(f"{path} holds no shards; give a folder that genconvit extract wrote.")
     return folder
 
 

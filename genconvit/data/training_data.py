@@ -28,9 +28,15 @@ class TrainingData:
         """Takes the train and val splits of datasets.
 
         Raises:
-            UserError: Their crops were made in different ways.
+            UserError: Their crops were made in different ways, or one is given twice.
         """
         first = datasets[0]
+        for one, two in itertools.combinations(datasets, 2):
+            if one.digest == two.digest:
+                raise UserError(
+                    f"{two.path} has the same shards as {one.path}; give a dataset once, and with "
+                    "--mix the share that it is to have."
+                )
         for other in datasets[1:]:
             if other.preprocess.fingerprint() != first.preprocess.fingerprint():
                 raise UserError(
@@ -232,11 +238,11 @@ def check_mix(data: TrainingData, settings: StreamSettings) -> None:
     for dataset in data.datasets:
         if settings.mix is not None and not any(dataset.counts.get("train", {}).values()):
             raise UserError(
-                f"stream.mix gives {dataset.path} a share, and it has no crops in its train split; "
-                "leave it or the shares out."
+                f"--mix (stream.mix) gives {dataset.path} a share, and it has no crops in its "
+                "train split; leave it or the shares out."
             )
     if settings.mix is not None and len(settings.mix) != len(data.datasets):
         raise UserError(
-            f"stream.mix has {len(settings.mix)} shares and there are {len(data.datasets)} "
-            "datasets; give one share for each --data."
+            f"--mix (stream.mix) has {len(settings.mix)} shares for {len(data.datasets)} datasets; "
+            "give one share for each --data."
         )

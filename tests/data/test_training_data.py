@@ -88,6 +88,12 @@ def test_clips_of_one_name_in_two_datasets_are_two_clips(tmp_path: Path) -> None
     assert set(load_chunk(chunk, 16, ("video_id",))["video_id"]) == {"a.mp4"}
 
 
+def test_a_dataset_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    one = make_dataset(tmp_path / "x", table(3, 1, "train", "a"))
+    with pytest.raises(UserError, match="give a dataset once"):
+        TrainingData.of(one, one)
+
+
 def test_a_share_of_a_dataset_without_training_crops_is_refused(tmp_path: Path) -> None:
     one = make_dataset(tmp_path / "x", table(3, 1, "val", "a"))
     two = make_dataset(tmp_path / "y", table(2, 0, "train", "u"))

@@ -358,7 +358,7 @@ def test_a_folder_of_frame_images_becomes_shards_and_is_found_again(
 
 def test_clips_without_labels_are_refused(clips: Path, tmp_path: Path) -> None:
     shutil.copy(some(clips, "val", "real"), tmp_path / "clip.avi")
-    with pytest.raises(UserError, match=r"no label, such as clip\.avi"):
+    with pytest.raises(UserError, match=r"no label \(1\), such as clip\.avi"):
         extract(tmp_path, tmp_path / "out", small_settings(), QUIET)
 
 
