@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -95,12 +96,11 @@ def cluster() -> Iterator[Cluster]:
     """A local `ray start --head`: four CPUs on paper, whatever the machine has."""
     import ray
 
-    port, dashboard = free_port(), free_port()
+    port, dashboard, client, agent = free_ports(4)
     ray_program = str(Path(sys.executable).parent / "ray")
     command = [ray_program, "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats"]
     command += [f"--port={port}", f"--dashboard-port={dashboard}"]
-    command += [f"--ray-client-server-port={free_port()}"]
-    command += [f"--dashboard-agent-listen-port={free_port()}"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     # A short path of its own: Ray's sockets lie in it, and other clusters here are left alone.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     with (folder / "head.log").open("w") as log:
@@ -119,7 +119,8 @@ def cluster() -> Iterator[Cluster]:
         yield found
         ray.shutdown()
     finally:
-        os.killpg(head.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it never started
+            os.killpg(head.pid, signal.SIGKILL)
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -148,11 +149,18 @@ def without_test_split(dataset: Path, folder: Path) -> Path:
     return copy
 
 
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody listens on."""
+    with contextlib.ExitStack() as held:  # one that is given back would be given again
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [int(free.getsockname()[1]) for free in sockets]
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def answers(url: str) -> bool:
