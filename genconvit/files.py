@@ -54,8 +54,13 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Writes indented JSON; NaN is refused, since other programs cannot read it."""
     with replaced_file(path) as aside:
-        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str)
-        aside.write_text(text + "\n", encoding="utf-8")
+        aside.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: Any) -> str:
+    """Indented JSON; NaN is refused, since other programs cannot read it."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str)
+    return text + "\n"
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -13,7 +13,7 @@ import fsspec
 import pyarrow.parquet as pq
 
 from genconvit.errors import UserError
-from genconvit.files import replaced_file
+from genconvit.files import json_text, replaced_file
 from genconvit.storage import absolute, explained, is_url
 
 
@@ -81,9 +81,8 @@ class Folder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes indented JSON; NaN is refused, since other programs cannot read it."""
-        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str)
         with self.written(name) as aside:
-            aside.write_text(text + "\n", encoding="utf-8")
+            aside.write_text(json_text(content), encoding="utf-8")
 
     @contextlib.contextmanager
     def written(self, name: str) -> Iterator[Path]:

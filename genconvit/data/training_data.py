@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genconvit.config import PreprocessSettings, SamplingSettings, StreamSettings
 from genconvit.data.leakage import copies_of, leaks_of
 from genconvit.data.plan import Chunk, Piece, chunk_rows, chunks, deal, shuffled, whole
@@ -185,7 +188,7 @@ class Epochs:
     def class_counts(self) -> tuple[int, int]:
         """Training crops of all workers in an epoch that are (fake, real)."""
         if self._chosen:
-            labels = self._index.label[choose_rows(self._index, self._settings, self._seed)]
+            labels = self._index.label[self._example]
             return int((labels == 0).sum()), int((labels == 1).sum())
         counts = self._data.counts["train"]
         return counts.get("fake", 0), counts.get("real", 0)
@@ -220,9 +223,14 @@ class Epochs:
         return read_index(self._data.row_groups("train"))
 
     @cached_property
+    def _example(self) -> NDArray[np.int64]:
+        """Rows as an epoch has them: other ones in every epoch, but as many."""
+        return choose_rows(self._index, self._settings, self._seed)
+
+    @cached_property
     def _size(self) -> int:
         if self._chosen:
-            return len(choose_rows(self._index, self._settings, self._seed))
+            return len(self._example)
         return sum(len(piece) for piece in self._whole("train"))
 
     def _whole(self, split: str) -> list[Piece]:
