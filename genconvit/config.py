@@ -22,6 +22,7 @@ from genconvit.config_data import (
     SplitSettings,
     StreamSettings,
 )
+from genconvit.config_train import LossSettings, TrainSettings
 from genconvit.presets import PRESETS, V2_ONLY
 
 __all__ = [
@@ -146,64 +147,6 @@ class ModelSettings(Section):
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights exclude each other; give one of them")
         return self
-
-
-class LossSettings(Section):
-    """Weights of the loss (docs/architecture.md has the formula)."""
-
-    classification_weight: float = Field(
-        1.0, ge=0.0, le=100.0, description="Cross entropy of the verdict."
-    )
-    ae_weight: float = Field(
-        0.1, ge=0.0, le=100.0, description="Autoencoder's reconstruction error."
-    )
-    vae_weight: float = Field(
-        0.1,
-        ge=0.0,
-        le=100.0,
-        description="Variational autoencoder's loss; 1 unless given with model.arch=original.",
-    )
-    vae_beta: float = Field(
-        1.0, ge=0.0, le=100.0, description="KL divergence inside the variational loss."
-    )
-    aux_weight: float = Field(
-        0.1, ge=0.0, le=100.0, description="Cross entropy of each branch's own head."
-    )
-
-
-class TrainSettings(Section):
-    """The training run."""
-
-    epochs: int = Field(
-        100, ge=1, le=100_000, description="Passes over the training crops, at most."
-    )
-    batch_size: int = Field(16, ge=2, le=65_536, description="Crops a step and worker.")
-    lr: float = Field(1e-4, gt=0.0, le=1.0, description="Initial learning rate of AdamW.")
-    weight_decay: float = Field(1e-4, ge=0.0, le=10.0, description="Weight decay of AdamW.")
-    lr_gamma: float = Field(0.5, gt=0.0, lt=1.0, description="Factor of ReduceLROnPlateau.")
-    lr_patience: int = Field(
-        5, ge=0, le=10_000, description="Epochs without progress before the rate is reduced."
-    )
-    min_lr: float = Field(1e-7, ge=0.0, le=1.0, description="The rate is not reduced below this.")
-    early_stopping_patience: int = Field(
-        10, ge=1, le=10_000, description="Epochs without progress before the end."
-    )
-    early_stopping_min_delta: float = Field(
-        0.001, ge=0.0, le=1.0, description="Smallest change that is progress."
-    )
-    clip_grad: float = Field(
-        1.0, ge=0.0, le=1e6, description="Largest norm of the gradient; 0 does not clip."
-    )
-    class_balance: bool = Field(True, description="Weight the classes by how rare they are.")
-    num_workers: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="Training processes; none: one a GPU, or one where there is no GPU.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: CUDA where every worker can have one."
-    )
 
 
 class DecisionSettings(Section):

@@ -282,6 +282,12 @@ class AugmentSettings(Section):
         le=0.9,
         description="Share of the real crops of a batch that become self-blended fakes.",
     )
+    mixup: float = Field(
+        0.0, ge=0.0, le=10.0, description="Mixup's alpha: crops are mixed in pairs; 0 is none."
+    )
+    cutmix: float = Field(
+        0.0, ge=0.0, le=10.0, description="CutMix's alpha: patches are exchanged; 0 is none."
+    )
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> AugmentSettings:

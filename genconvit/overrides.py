@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -166,8 +167,10 @@ def _describe_type(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in get_args(annotation))
     if origin is tuple:
-        numbers = get_args(annotation)
-        return "a list of numbers" if ... in numbers else f"a list of {len(numbers)} numbers"
+        items = get_args(annotation)
+        if get_origin(items[0]) is Literal:
+            return "a list of " + ", ".join(str(a) for a in get_args(items[0]))
+        return "a list of numbers" if ... in items else f"a list of {len(items)} numbers"
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     return names.get(annotation, "a mapping" if origin is dict else "text")
 
@@ -237,9 +240,23 @@ def _aggregation_brings_its_own(
                 del tree["decision"][name]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without numbers to the base of 60: `num_workers: 2:8` is a range, and not 128."""
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
+        first: [
+            (tag, re.compile(rf"(?!.*:){pattern.pattern}", re.VERBOSE))
+            if tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+            else (tag, pattern)
+            for tag, pattern in resolvers
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check --config.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -281,8 +298,10 @@ def _validate(tree: dict[str, Any], origins: dict[str, str]) -> Settings:
         first = error.errors()[0]
         fields = dict(all_settings())
         name = ".".join(str(part) for part in first["loc"][:2])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if name in fields and first["type"] == "value_error":
+            raise UserError(f"{origins.get(name, name)}: {name} {message}.") from None
         if name in fields:
             origin = origins.get(name, name)
             raise UserError(f"{origin}: {name} takes {describe(fields[name])}.") from None
-        message = str(first["msg"]).removeprefix("Value error, ")
         raise UserError(f"{name}: {message}.") from None

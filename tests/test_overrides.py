@@ -203,3 +203,31 @@ def test_digests_leave_out_what_came_later_at_its_default() -> None:
     other = resolve("preprocess.size=64", "preprocess.shape=tight").preprocess
     assert other.fingerprint() != "a248b5319a30"
     assert resolve("sampling.spacing=linspace").sampling.identity()["spacing"] == "linspace"
+
+
+def test_a_range_of_workers_is_read_from_both_sources(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("train:\n  num_workers: 2:8\n  batch_size: auto\n  log_to: [mlflow]\n")
+    train = resolve_settings(file).train
+    assert (train.worker_range, train.batch_size, train.log_to) == ((2, 8), "auto", ("mlflow",))
+    line = ("train.num_workers=1:4", "train.log_to=tensorboard,wandb", "train.batch_size=32")
+    train = resolve_settings(file, [parse_assignment(text) for text in line]).train
+    assert train.worker_range == (1, 4)
+    assert (train.batch_size, train.log_to) == (32, ("tensorboard", "wandb"))
+    line = ("train.num_workers=3", "train.log_to=none")
+    train = resolve_settings(file, [parse_assignment(text) for text in line]).train
+    assert (train.worker_range, train.log_to) == ((3, 3), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train.num_workers=8:2", "from 1 to 4096, or MIN:MAX such as 2:8"),
+        ("train.num_workers=some", "a number, or MIN:MAX such as 2:8"),
+        ("train.batch_size=1", "between 2 and 65536, or auto"),
+        ("train.log_to=paper", "a list of tensorboard, mlflow, wandb"),
+    ],
+)
+def test_what_is_wrong_with_workers_batches_and_loggers(text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        resolve_settings(assignments=[parse_assignment(text)])
