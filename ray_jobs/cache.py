@@ -34,12 +34,13 @@ class Cache:
     def load(self, chunk: Chunk) -> dict[str, np.ndarray]:
         """The rows of a chunk, as `load_chunk` gives them."""
         found = ray.get([self.blocks[piece.path, piece.row_group] for piece in chunk.pieces])
-        order = np.arange(len(chunk)) if chunk.order is None else chunk.order
+        count = len(chunk) + chunk.skip
+        order = np.arange(count) if chunk.order is None else chunk.order
         # The order of `load_chunk`: row i of the batch is row order[i] of the pieces.
-        place = np.empty(len(chunk), np.int64)
-        place[order] = np.arange(len(chunk))
+        place = np.empty(count, np.int64)
+        place[order] = np.arange(count)
         batch = {
-            name: np.empty((len(chunk), *column.shape[1:]), column.dtype)
+            name: np.empty((count, *column.shape[1:]), column.dtype)
             for name, column in found[0].items()
         }
         start = 0
@@ -51,7 +52,7 @@ class Cache:
                     rows = np.array([piece.tag + clip for clip in rows], object)
                 batch[name][target] = rows
             start += len(piece)
-        return batch
+        return {name: column[chunk.skip :] for name, column in batch.items()}
 
 
 def fill_cache(data: TrainingData, settings: Settings, output: Output) -> Cache | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import ray
 import ray.data
 
+from genconvit.data.ahead import ahead
 from genconvit.data.plan import Chunk, load_chunk
 from ray_jobs.cache import Cache
 
@@ -45,7 +44,7 @@ def stream(
     if not chunks:
         return
     if cache is not None:
-        yield from _ahead(_rebatched(map(cache.load, chunks), batch_size))
+        yield from ahead(_rebatched(map(cache.load, chunks), batch_size), PREFETCH)
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -92,41 +91,3 @@ def _rebatched(loaded: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
         left = {name: column[whole:] for name, column in rows.items()} if whole < count else {}
     if left:
         yield left
-
-
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Makes the next batches in a thread, while the caller works on one."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=PREFETCH)
-    stopped = threading.Event()
-    end = object()
-
-    def fill() -> None:
-        try:
-            for batch in batches:
-                if not _put(ready, batch, stopped):
-                    return
-            _put(ready, end, stopped)
-        except BaseException as error:
-            _put(ready, error, stopped)
-
-    thread = threading.Thread(target=fill, daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _put(ready: queue.Queue[Any], item: Any, stopped: threading.Event) -> bool:
-    """Waits for a free place; gives up when nobody listens any more."""
-    while not stopped.is_set():
-        try:
-            ready.put(item, timeout=0.2)
-            return True
-        except queue.Full:
-            continue
-    return False

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genconvit.config import AugmentSettings
 from genconvit.data.jpeg import compress_jpeg
+from genconvit.data.tensors import to_device
 
 Step = Callable[[Tensor], Tensor]
 """Float images (B, 3, H, W) in [0, 1] to changed ones of the same shape and range."""
@@ -49,7 +50,7 @@ class Augmentation(nn.Module):
         for probability, step in self.steps:
             chosen = (torch.rand(len(images_BCHW)) < probability).nonzero().flatten()
             if len(chosen):
-                chosen = chosen.to(images_BCHW.device)
+                chosen = to_device(chosen, images_BCHW.device)
                 images_BCHW[chosen] = step(images_BCHW[chosen])
         return images_BCHW
 
@@ -127,8 +128,8 @@ def change_colour(
     )
     angle_B = draw(images_BCHW, -2 * math.pi * hue, 2 * math.pi * hue)
     to_yiq = torch.tensor(TO_YIQ)
-    to_rgb = torch.linalg.inv(to_yiq).to(images_BCHW)
-    to_yiq = to_yiq.to(images_BCHW)
+    to_rgb = to_device(torch.linalg.inv(to_yiq), images_BCHW.device)
+    to_yiq = to_device(to_yiq, images_BCHW.device)
     cos_B, sin_B = saturation_B * angle_B.cos(), saturation_B * angle_B.sin()
     one_B, none_B = torch.ones_like(cos_B), torch.zeros_like(cos_B)
     turn = [one_B, none_B, none_B, none_B, cos_B, -sin_B, none_B, sin_B, cos_B]
@@ -190,8 +191,8 @@ def jpeg(images_BCHW: Tensor, quality: tuple[int, int]) -> Tensor:
         quality: Lowest and highest.
     """
     low, high = quality
-    quality_B = torch.randint(low, high + 1, (len(images_BCHW),)).to(images_BCHW.device)
-    return compress_jpeg(images_BCHW, quality_B)
+    quality_B = torch.randint(low, high + 1, (len(images_BCHW),))
+    return compress_jpeg(images_BCHW, to_device(quality_B, images_BCHW.device))
 
 
 def cut_out(images_BCHW: Tensor, area: Range) -> Tensor:
@@ -212,19 +213,20 @@ def cut_out(images_BCHW: Tensor, area: Range) -> Tensor:
     rows_BH = _stretch(height, high_B)
     columns_BW = _stretch(width, area_B / high_B)
     inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
-    colours_BC = torch.rand(images_BCHW.shape[:2]).to(images_BCHW)
+    colours_BC = to_device(torch.rand(images_BCHW.shape[:2]), images_BCHW.device)
     return torch.where(inside_B1HW, colours_BC[:, :, None, None], images_BCHW)
 
 
 def draw(images_BCHW: Tensor, low: float, high: float) -> Tensor:
     """A number between `low` and `high` for each image, on its device."""
-    return (low + (high - low) * torch.rand(len(images_BCHW))).to(images_BCHW)
+    return to_device(low + (high - low) * torch.rand(len(images_BCHW)), images_BCHW.device)
 
 
 def _stretch(side: int, share_B: Tensor) -> Tensor:
     """Which of the pixels of a side lie in a randomly placed stretch of it, (B, side)."""
     length_B = (share_B * side).round().clamp(1, side)
-    start_B = ((side + 1 - length_B) * torch.rand(len(share_B)).to(share_B)).floor()
+    place_B = to_device(torch.rand(len(share_B)), share_B.device)
+    start_B = ((side + 1 - length_B) * place_B).floor()
     pixel = torch.arange(side, device=share_B.device)
     return (pixel >= start_B[:, None]) & (pixel < (start_B + length_B)[:, None])
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from genconvit.config import PreprocessSettings
 from genconvit.data.augment import Step, affine, blur, change_colour, downscale, draw
-from genconvit.data.tensors import to_images
+from genconvit.data.tensors import to_device, to_images
 
 RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 """How much of the inserted face is seen; one of them is drawn, as in the paper."""
@@ -63,7 +63,7 @@ class SelfBlend(nn.Module):
         mask_B1HW = inside_BHW[:, None].to(images_BCHW.dtype)
         soft_B1HW = blur(mask_B1HW, sigma=(0.01 * height, 0.05 * height))
         ratio_B = torch.tensor(RATIOS)[torch.randint(len(RATIOS), (len(images_BCHW),))]
-        return soft_B1HW * ratio_B.to(images_BCHW)[:, None, None, None]
+        return soft_B1HW * to_device(ratio_B, images_BCHW.device)[:, None, None, None]
 
     def _face_coordinates(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Where each pixel lies (B, H, W), in radii of a face of drawn size and place.
@@ -71,7 +71,7 @@ class SelfBlend(nn.Module):
         They are bent, so that what is a circle in them is a face's uneven outline in the image.
         """
         count, height, width = len(images_BCHW), *images_BCHW.shape[-2:]
-        coarse_B244 = 2 * torch.rand(count, 2, 4, 4).to(images_BCHW) - 1
+        coarse_B244 = 2 * to_device(torch.rand(count, 2, 4, 4), images_BCHW.device) - 1
         bend_B2HW = F.interpolate(
             coarse_B244, size=(height, width), mode="bicubic", align_corners=False
         )
@@ -106,7 +106,7 @@ class BlendReals(nn.Module):
         if self.share == 0:
             return images_BCHW, labels_B
         chosen_B = (labels_B == 1) & (torch.rand(len(labels_B)) < self.share)
-        chosen = chosen_B.nonzero().flatten().to(images_BCHW.device)
+        chosen = to_device(chosen_B.nonzero().flatten(), images_BCHW.device)
         if len(chosen):
             images_BCHW = images_BCHW.index_copy(0, chosen, self.blend(images_BCHW[chosen]))
         return images_BCHW, labels_B.masked_fill(chosen_B, 0)
@@ -151,12 +151,12 @@ def _change_face(images_BCHW: Tensor) -> Tensor:
 
 
 def _apply(change: Step, images_BCHW: Tensor, chosen_B: Tensor) -> None:
-    index = chosen_B.nonzero().flatten().to(images_BCHW.device)
+    index = to_device(chosen_B.nonzero().flatten(), images_BCHW.device)
     images_BCHW[index] = change(images_BCHW[index])
 
 
 def _tint(images_BCHW: Tensor) -> Tensor:
-    shift_BC = 0.1 * torch.rand(images_BCHW.shape[:2]).to(images_BCHW) - 0.05
+    shift_BC = 0.1 * to_device(torch.rand(images_BCHW.shape[:2]), images_BCHW.device) - 0.05
     return (images_BCHW + shift_BC[:, :, None, None]).clamp(0, 1)
 
 
@@ -176,7 +176,7 @@ def _sharpen(images_BCHW: Tensor) -> Tensor:
 
 def _in_polygon(u_BHW: Tensor, v_BHW: Tensor) -> Tensor:
     """Whether points lie in a drawn convex polygon, whose corners lie on the unit circle."""
-    jitter_BK = 0.8 * torch.rand(len(u_BHW), CORNERS).to(u_BHW) - 0.4
+    jitter_BK = 0.8 * to_device(torch.rand(len(u_BHW), CORNERS), u_BHW.device) - 0.4
     corner_BK = (torch.arange(CORNERS, device=u_BHW.device) + jitter_BK) * (2 * math.pi / CORNERS)
     next_BK = corner_BK.roll(-1, dims=1)
     next_BK[:, -1] += 2 * math.pi

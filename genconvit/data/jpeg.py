@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genconvit.data.tensors import to_device
+
 LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -54,7 +56,7 @@ def compress_jpeg(images_BCHW: Tensor, quality_B: Tensor) -> Tensor:
     pixels_BCHW = (images_BCHW * 255).round()
     padding = (0, -width % 16, 0, -height % 16)
     padded_BCHW = F.pad(pixels_BCHW, padding, mode="replicate")
-    to_ycc = padded_BCHW.new_tensor(RGB_TO_YCC)
+    to_ycc = to_device(torch.tensor(RGB_TO_YCC), padded_BCHW.device)
     ycc_BCHW = torch.einsum("dc,bchw->bdhw", to_ycc, padded_BCHW).round()
     luma_BCHW = _quantised(ycc_BCHW[:, :1] - 128, _table(LUMA, quality_B)) + 128
     # libjpeg rounds halves up and down in turn, column by column.
@@ -67,7 +69,7 @@ def compress_jpeg(images_BCHW: Tensor, quality_B: Tensor) -> Tensor:
         align_corners=False,
     )
     decoded_BCHW = torch.cat([luma_BCHW, colour_BCHW.round()], dim=1)[..., :height, :width]
-    to_rgb = torch.linalg.inv(torch.tensor(RGB_TO_YCC)).to(decoded_BCHW)
+    to_rgb = to_device(torch.linalg.inv(torch.tensor(RGB_TO_YCC)), decoded_BCHW.device)
     rgb_BCHW = torch.einsum("dc,bchw->bdhw", to_rgb, decoded_BCHW)
     return rgb_BCHW.round().clamp(0, 255) / 255
 
@@ -75,7 +77,7 @@ def compress_jpeg(images_BCHW: Tensor, quality_B: Tensor) -> Tensor:
 def _table(at_50: tuple[tuple[int, ...], ...], quality_B: Tensor) -> Tensor:
     """The quantisation of each image, (B, 1, 1, 64), scaled as libjpeg does."""
     percent_B = torch.where(quality_B < 50, (5000 / quality_B).floor(), 200 - 2 * quality_B)
-    table = torch.tensor(at_50, device=quality_B.device).flatten()
+    table = to_device(torch.tensor(at_50), quality_B.device).flatten()
     return ((table * percent_B[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
 
 
@@ -84,7 +86,7 @@ def _quantised(plane_BCHW: Tensor, table_B1164: Tensor) -> Tensor:
     batch, channels, height, width = plane_BCHW.shape
     rows, columns = height // 8, width // 8
     blocks = plane_BCHW.view(batch, channels, rows, 8, columns, 8).transpose(3, 4)
-    transform = _cosine_transform().to(plane_BCHW)
+    transform = to_device(_cosine_transform(), plane_BCHW.device)
     coefficients = blocks.reshape(batch, channels, rows * columns, 64) @ transform.T
     coefficients = (coefficients / table_B1164).round() * table_B1164
     pixels = (coefficients @ transform).round().clamp(-128, 127)

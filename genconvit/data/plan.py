@@ -47,9 +47,11 @@ class Chunk:
     pieces: tuple[Piece, ...]
     order: NDArray[np.int64] | None = None
     """A permutation of the pieces' rows laid end to end; None keeps them so."""
+    skip: int = 0
+    """Rows that would come out first and are left out."""
 
     def __len__(self) -> int:
-        return sum(len(piece) for piece in self.pieces)
+        return sum(len(piece) for piece in self.pieces) - self.skip
 
 
 def whole(groups: Iterable[RowGroup]) -> list[Piece]:
@@ -104,6 +106,16 @@ def chunks(
     ]
 
 
+def without_first(planned: Sequence[Chunk], rows: int) -> list[Chunk]:
+    """Chunks without the rows that would come out first; whole chunks are not even read."""
+    left = list(planned)
+    while left and rows >= len(left[0]):
+        rows -= len(left.pop(0))
+    if rows and left:
+        left[0] = replace(left[0], skip=left[0].skip + rows)
+    return left
+
+
 def chunk_rows(batch_size: int) -> int:
     """Rows a chunk for a batch size: a multiple, so that no batch is put together of two chunks."""
     return batch_size * max(1, round(CHUNK_ROWS / batch_size))
@@ -129,10 +141,10 @@ def load_chunk(
             table = table.set_column(place, "video_id", pa.array(tagged, pa.string()))
         tables.append(table)
     table = pa.concat_tables(tables)
-    order = range(len(table)) if chunk.order is None else chunk.order
     if chunk.order is not None:
         table = table.take(pa.array(chunk.order))
-    images = np.empty((len(order), image_size, image_size, 3), np.uint8)
+    table = table.slice(chunk.skip)
+    images = np.empty((len(table), image_size, image_size, 3), np.uint8)
     for place, jpeg in enumerate(table["image"]):
         images[place] = decode_crop(jpeg.as_buffer(), image_size)
     batch: dict[str, Any] = {"image": images}

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from genconvit.config import PreprocessSettings, SamplingSettings, StreamSettings
 from genconvit.data.leakage import copies_of, leaks_of
-from genconvit.data.plan import Chunk, Piece, chunk_rows, chunks, deal, shuffled, whole
+from genconvit.data.plan import (
+    Chunk,
+    Piece,
+    chunk_rows,
+    chunks,
+    deal,
+    shuffled,
+    whole,
+    without_first,
+)
 from genconvit.data.sampling import RowIndex, choose_rows, pieces_of, read_index
 from genconvit.data.shards import FrameDataset, RowGroup, digest_of, open_dataset
 from genconvit.errors import UserError
@@ -193,8 +202,13 @@ class Epochs:
         counts = self._data.counts["train"]
         return counts.get("fake", 0), counts.get("real", 0)
 
-    def train(self, epoch: int) -> list[Chunk]:
-        """This worker's crops of an epoch; every worker has as many."""
+    def train(self, epoch: int, skip: int = 0) -> list[Chunk]:
+        """This worker's crops of an epoch; every worker has as many.
+
+        Args:
+            epoch: Counted from 1.
+            skip: Batches that are left out at its start.
+        """
         seed = self._seed * 100_003 + epoch
         if self._chosen:
             rows = choose_rows(self._index, self._settings, seed)
@@ -202,7 +216,8 @@ class Epochs:
         else:
             pieces = shuffled(self._whole("train"), seed)
         mine = deal(pieces, self._world, equal=True)[self._rank]
-        return chunks(mine, chunk_rows(self._batch_size), shuffle_seed=seed * 4_099 + self._rank)
+        planned = chunks(mine, chunk_rows(self._batch_size), shuffle_seed=seed * 4_099 + self._rank)
+        return without_first(planned, skip * self._batch_size)
 
     def validate(self) -> list[Chunk]:
         """This worker's share of the validation crops; each is in one share."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1
 from torch import Tensor, nn
@@ -14,16 +15,23 @@ from genconvit.config import ModelSettings
 
 def normalize(pixels_BCHW: Tensor) -> Tensor:
     """Pixels in [0, 1] to what every network takes: ImageNet mean 0, standard deviation 1."""
-    mean = pixels_BCHW.new_tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
-    std = pixels_BCHW.new_tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
-    return (pixels_BCHW - mean) / std
+    mean_C11, std_C11 = _statistics(pixels_BCHW)
+    return (pixels_BCHW - mean_C11) / std_C11
 
 
 def unnormalize(images_BCHW: Tensor) -> Tensor:
     """The inverse of `normalize`; rounding errors beyond [0, 1] are cut off."""
-    mean = images_BCHW.new_tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
-    std = images_BCHW.new_tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
-    return (images_BCHW * std + mean).clamp(0, 1)
+    mean_C11, std_C11 = _statistics(images_BCHW)
+    return (images_BCHW * std_C11 + mean_C11).clamp(0, 1)
+
+
+def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
+    # Filled on the device: a copy from the host would wait until the GPU has nothing to do.
+    mean_C11, std_C11 = (
+        torch.cat([like.new_full((1, 1, 1), value) for value in values])
+        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
+    return mean_C11, std_C11
 
 
 def build_encoder(channels: Sequence[int]) -> nn.Sequential:

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genconvit.data.plan import Chunk, Piece, chunk_rows, chunks, deal, load_chunk, shuffled, whole
+from genconvit.data.plan import (
+    Chunk,
+    Piece,
+    chunk_rows,
+    chunks,
+    deal,
+    load_chunk,
+    shuffled,
+    whole,
+    without_first,
+)
 from genconvit.data.shards import ROWS_PER_GROUP, RowGroup
 from tests.data.test_shards import make_dataset, table
 
@@ -54,6 +64,25 @@ def test_chunks_hold_every_row_once_and_all_but_the_last_are_full(
         assert 0 < len(chunk) <= rows
         if chunk.order is not None:
             assert sorted(chunk.order) == list(range(len(chunk)))
+
+
+@given(row_groups, st.integers(1, 50), st.integers(0, 400))
+def test_without_the_first_rows_the_others_stay_in_their_order(
+    groups: list[RowGroup], rows: int, skip: int
+) -> None:
+    made = chunks(whole(groups), rows, shuffle_seed=1)
+
+    def order(planned: list[Chunk]) -> list[tuple[int, int]]:
+        found = []
+        for chunk in planned:
+            laid = rows_of(list(chunk.pieces))
+            assert chunk.order is not None
+            found += [laid[place] for place in chunk.order[chunk.skip :]]
+        return found
+
+    left = without_first(made, skip)
+    assert order(left) == order(made)[skip:]
+    assert sum(map(len, left)) == max(0, sum(map(len, made)) - skip)
 
 
 @given(st.integers(1, 5000))

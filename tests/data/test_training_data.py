@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -42,6 +43,16 @@ def test_workers_get_as_many_rows_as_they_say(tmp_path: Path) -> None:
         shares = [epochs(data, 3, rank, **settings) for rank in range(3)]
         sizes = {sum(len(chunk) for chunk in share.train(2)) for share in shares}
         assert sizes == {shares[0].rows}
+
+
+def test_an_epoch_goes_on_after_the_batches_that_were_seen(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path, "")
+    for settings in ({}, {"balance": "class"}):
+        share = epochs(data, 2, 1, **settings)
+        images = [load_chunk(chunk, 64)["image"] for chunk in share.train(2)]
+        left = [load_chunk(chunk, 64)["image"] for chunk in share.train(2, skip=3)]
+        assert (np.concatenate(left) == np.concatenate(images)[3 * 8 :]).all()
+        assert share.train(2, skip=share.rows // 8 + 1) == []
 
 
 def test_class_weights_follow_what_is_drawn(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_cache_gives_the_same_batches(dataset: Path) -> None:
     cache = fill_cache(data, job, Output(as_json=True))
     assert cache is not None
     planned = epochs(dataset, balance="class", frames_per_clip=1)
-    for chunks in (planned.train(1), planned.train(2), planned.validate()):
+    for chunks in (planned.train(1), planned.train(2, skip=1), planned.validate()):
         assert_same(read(chunks), read(chunks, cache))
 
 
