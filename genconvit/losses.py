@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch.nn.functional as F
 from torch import Tensor
 
-from genconvit.config import LossSettings, ModelSettings
+from genconvit.config import CLASSES, LossSettings, ModelSettings
 from genconvit.errors import UserError
 from genconvit.models.autoencoder import unnormalize
 from genconvit.models.output import NetworkOutput
@@ -24,16 +24,20 @@ def compute_losses(
     loss: LossSettings,
     model: ModelSettings,
     class_weights: Tensor | None = None,
+    *,
+    plain: bool = False,
 ) -> dict[str, Tensor]:
     """The loss and its parts, from what one forward pass gave.
 
     Args:
         output: What the network returned for `images_BCHW`.
         images_BCHW: The normalised images (B, 3, S, S) that it saw.
-        labels_B: (B,) int64, 0 fake and 1 real.
+        labels_B: (B,) int64, 0 fake and 1 real; or (B, 2) float, the shares of both in each image.
         loss: The weights.
         model: Which network it is.
         class_weights: (2,) weights of the classes in the cross entropies.
+        plain: Without `label_smoothing` and `focal_gamma`, so that the losses of runs that differ
+            in them compare: to validate.
 
     Returns:
         Scalars: `loss`, and its parts unweighted, as far as the network has them: those of
@@ -42,8 +46,14 @@ def compute_losses(
 
     def cross_entropy(logits_BK: Tensor) -> Tensor:
         # Not divided by the batch's own weights: DDP averages workers that differ in them.
+        if loss.focal_gamma > 0 and not plain:
+            return focal_losses(logits_BK, labels_B, loss, class_weights).mean()
         losses_B = F.cross_entropy(
-            logits_BK.float(), labels_B, weight=class_weights, reduction="none"
+            logits_BK.float(),
+            labels_B,
+            weight=class_weights,
+            reduction="none",
+            label_smoothing=0.0 if plain else loss.label_smoothing,
         )
         return losses_B.mean()
 
@@ -112,6 +122,25 @@ def original_losses(
         parts["vae_mse"] = F.mse_loss(decoded_BCHW, images_BCHW)
         total = total + loss.vae_weight * parts["vae_mse"]
     return {"loss": total, **parts}
+
+
+def focal_losses(
+    logits_B2: Tensor, labels_B: Tensor, loss: LossSettings, class_weights: Tensor | None = None
+) -> Tensor:
+    """Cross entropies in which images count less the surer the network is of them: (B,).
+
+    sum over classes k of w_k * t_k * (1 - p_k)^focal_gamma * -log p_k, where t_k is the label's
+    share of k after smoothing. Lin et al., https://arxiv.org/abs/1708.02002, equation 4; their
+    alpha are the class weights. Arguments are as in `compute_losses`.
+    """
+    log_p_B2 = F.log_softmax(logits_B2.float(), dim=1)
+    t_B2 = labels_B if labels_B.is_floating_point() else F.one_hot(labels_B, len(CLASSES))
+    t_B2 = (1 - loss.label_smoothing) * t_B2.float() + loss.label_smoothing / len(CLASSES)
+    # 1 - p of a class is p of the other one. Taken from its logarithm it has a gradient even where
+    # p rounds to 1: a power of 0 has none where gamma is below 1.
+    factor_B2 = (loss.focal_gamma * log_p_B2.flip(1)).exp()
+    losses_B2 = -t_B2 * factor_B2 * log_p_B2
+    return (losses_B2 if class_weights is None else losses_B2 * class_weights).sum(dim=1)
 
 
 def kl_divergence(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
