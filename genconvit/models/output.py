@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from genconvit.errors import UserError
@@ -30,6 +31,11 @@ class NetworkOutput:
     vae_reconstruction: Tensor | None = None
     mu: Tensor | None = None
     logvar: Tensor | None = None
+
+
+# DDP looks for tensors in what a network returns. Where it finds none, a static graph's gradients
+# are never exchanged, and nothing says so.
+torch.export.register_dataclass(NetworkOutput)
 
 
 def check_images(images_BCHW: Tensor, size: int) -> None:

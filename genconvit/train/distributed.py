@@ -12,6 +12,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 T = TypeVar("T")
 
 
+def ddp_options(passes: int) -> dict[str, bool]:
+    """Options of DDP: gradients live where they are exchanged, and the graph stays the same.
+
+    Batch statistics are shared after an epoch (`share_batch_statistics`), not in each step.
+
+    Args:
+        passes: Passes whose gradients are summed before a step. With several, DDP cannot take the
+            graph for static: it fails where the first pass exchanges nothing.
+    """
+    return {
+        "gradient_as_bucket_view": True,
+        "static_graph": passes == 1,
+        "broadcast_buffers": False,
+    }
+
+
 def rank_and_world() -> tuple[int, int]:
     """This worker's number, and how many there are."""
     if dist.is_available() and dist.is_initialized():
@@ -45,6 +61,15 @@ def share_batch_statistics(network: nn.Module) -> None:
                     dist.broadcast(buffer, src=0)
 
 
-def seed_everything(seed: int, epoch: int) -> None:
-    """Random numbers that depend on seed, epoch and worker alone: a resumed run draws the same."""
-    torch.manual_seed((seed * 1_000_003 + epoch) * 4_099 + rank_and_world()[0])
+def seed_everything(seed: int, epoch: int, batch: int = 0) -> None:
+    """Random numbers that depend on seed, place in the run and worker alone."""
+    torch.manual_seed(((seed * 1_000_003 + epoch) * 4_099 + rank_and_world()[0]) * 65_537 + batch)
+
+
+def largest_of_workers(numbers: list[float], device: torch.device) -> list[float]:
+    """The largest of each of some numbers over all workers, on every worker."""
+    if rank_and_world()[1] == 1:
+        return numbers
+    values = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values.tolist()

@@ -1,81 +1,47 @@
 """A training run's folder: the detectors, the results and what it takes to continue.
 
 RUN/best/            the detector of the best epoch
-RUN/last/            the detector of the last epoch, and training_state.pt to continue from it
+RUN/last/            the detector of the last epoch
+RUN/states/          what it takes to continue (genconvit.train.state)
 RUN/results.json     history, best epoch, settings, data
 RUN/settings.yaml    the settings, to repeat or continue the run
+RUN/data.json        what it trains on
 RUN/training.log     a line an epoch
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors.torch import load_file
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from safetensors import SafetensorError
 
-from genconvit.checkpoint import WEIGHTS, DetectorInfo, save_detector
+from genconvit.checkpoint import DetectorInfo, save_detector
 from genconvit.config import Settings
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_file, write_json
 from genconvit.overrides import resolve_settings
-from genconvit.train.stopping import EarlyStopping
+from genconvit.train.state import RunState, newest_state, save_state
 
-STATE = "training_state.pt"
 RESULTS = "results.json"
 SETTINGS = "settings.yaml"
+DATA = "data.json"
 MAY_CHANGE = {
     "train.epochs",
     "train.early_stopping_patience",
     "train.early_stopping_min_delta",
     "train.num_workers",
     "train.device",
+    "train.compile",
+    "train.checkpoint_minutes",
+    "train.max_failures",
+    "train.max_skipped_steps",
+    "train.log_to",
     "stream.cache",
 }
 """The settings that a resumed run may change: those that the saved state does not hold."""
-
-
-@dataclass
-class Progress:
-    """Everything of a run that changes, beside the weights."""
-
-    optimizer: Optimizer
-    scheduler: ReduceLROnPlateau
-    stopping: EarlyStopping
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are done."""
-        return len(self.history)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Ends an epoch."""
-        self.history.append(entry)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "stopping": self.stopping.state_dict(),
-            "history": self.history,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict`."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.stopping.load_state_dict(state["stopping"])
-        self.history = list(state["history"])
 
 
 @dataclass(frozen=True)
@@ -103,20 +69,26 @@ class RunFolder:
         return self.path / "last"
 
     def start(self) -> None:
-        """Makes the folder and writes the settings."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_settings(self.path / SETTINGS, self.settings)
-
-    def check(self) -> None:
-        """Whether the run can start, or go on, in this folder with these settings and data.
+        """Makes the folder and writes the settings and what it trains on.
 
         Raises:
-            UserError: It was begun with other settings or data, or its last detector is lost.
+            UserError: Nothing can be written there.
         """
-        if not (self.path / RESULTS).is_file():
-            return
-        if not (self.last / STATE).is_file():
-            raise UserError(f"{self.path} has lost its last/{STATE}; start a new run.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_settings(self.path / SETTINGS, self.settings)
+            write_json(self.path / DATA, self.data)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written to ({error.strerror}); choose another --out."
+            ) from error
+
+    def check(self) -> None:
+        """Whether the run in this folder can go on with these settings and data.
+
+        Raises:
+            UserError: It was begun with others.
+        """
         begun = resolve_settings(self.path / SETTINGS)
         for name, value in _flat(self.settings).items():
             if name not in MAY_CHANGE and value != _flat(begun)[name]:
@@ -124,37 +96,48 @@ class RunFolder:
                     f"{self.path} was begun with {name}={_flat(begun)[name]}; resume it without "
                     f"changing that, or start a new run."
                 )
-        trained_on = read_results(self.path)["data"]
+        trained_on = read_json(self.path / DATA, "what the run was trained on")
         if trained_on["digest"] != self.data["digest"]:
             raise UserError(
                 f"{self.path} was trained on other data ({trained_on.get('path')}); resume it with "
                 f"that."
             )
 
-    def restore(self, network: nn.Module, progress: Progress) -> bool:
-        """Continues from `last/`; returns whether there was one.
+    def newest_state(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest whole state, if there is one, and the names of damaged newer ones.
 
         Raises:
-            UserError: The saved state is damaged or was exchanged.
+            UserError: None is whole, though epochs are done.
         """
-        if not (self.last / STATE).is_file():
-            return False
-        network.load_state_dict(load_file(self.last / WEIGHTS))
-        try:
-            state = torch.load(self.last / STATE, weights_only=True, map_location="cpu")
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise UserError(
-                f"{self.last / STATE} is damaged, or holds more than numbers and is not read; "
-                "start a new run."
-            ) from error
-        progress.load_state_dict(state)
-        return True
+        state, damaged = newest_state(self.path)
+        if state is None and (self.path / RESULTS).is_file():
+            raise UserError(f"{self.path} has lost its states; start a new run.")
+        return state, damaged
 
-    def save(
-        self, network: nn.Module, progress: Progress, *, train_crops: int, val_crops: int
-    ) -> None:
-        """Ends an epoch: detectors, results and a line in the log."""
-        entry = progress.history[-1]
+    def save_state(self, content: dict[str, Any]) -> None:
+        """Writes what it takes to continue.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        save_state(self.path, content)
+
+    def save_epoch(self, state: RunState, train_crops: int, val_crops: int) -> None:
+        """Ends an epoch: detectors, results and a line in the log.
+
+        Raises:
+            UserError: They cannot be written; the ones before stay.
+        """
+        try:
+            self._save_epoch(state, train_crops, val_crops)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{self.path} cannot be written to ({getattr(error, 'strerror', None) or error}); "
+                "make room or mend the disk, then continue with --resume."
+            ) from error
+
+    def _save_epoch(self, state: RunState, train_crops: int, val_crops: int) -> None:
+        entry = state.history[-1]
         info = DetectorInfo(
             model=self.settings.model.model_copy(update={"weights": None}),
             preprocess=self.settings.preprocess,
@@ -170,36 +153,35 @@ class RunFolder:
             metrics=entry["val"],
             data_digest=self.data["digest"],
         )
-        weights = network.state_dict()
+        weights = state.judge.state_dict()
         if entry["best"]:
             save_detector(self.best, weights, info)
-        buffer = io.BytesIO()
-        torch.save(progress.state_dict(), buffer)
-        save_detector(self.last, weights, info, extra={STATE: buffer.getvalue()})
-        self._write_results(progress, finished=False)
-        with (self.path / "training.log").open("a", encoding="utf-8") as log:
-            log.write(epoch_line(entry) + "\n")
+        save_detector(self.last, weights, info)
+        self._write_results(state, finished=False)
+        with replaced_file(self.path / "training.log") as aside:
+            lines = [epoch_line(each) + "\n" for each in state.history]
+            aside.write_text("".join(lines), encoding="utf-8")
 
-    def finish(self, progress: Progress, *, stopped_early: bool) -> None:
+    def finish(self, state: RunState, *, stopped_early: bool) -> None:
         """Marks the run as finished."""
-        self._write_results(progress, finished=True, stopped_early=stopped_early)
+        self._write_results(state, finished=True, stopped_early=stopped_early)
 
     def _write_results(
-        self, progress: Progress, *, finished: bool, stopped_early: bool = False
+        self, state: RunState, *, finished: bool, stopped_early: bool = False
     ) -> None:
-        best = progress.stopping.best_epoch
+        best = state.stopping.best_epoch
         write_json(
             self.path / RESULTS,
             {
                 "finished": finished,
                 "stopped_early": stopped_early,
-                "epochs": progress.epoch,
+                "epochs": state.epoch,
                 "best_epoch": best,
-                "best": progress.history[best - 1]["val"] if best else None,
-                "seconds": round(sum(entry["seconds"] for entry in progress.history), 1),
+                "best": state.history[best - 1]["val"] if best else None,
+                "seconds": round(sum(entry["seconds"] for entry in state.history), 1),
                 "data": self.data,
                 "settings": self.settings.model_dump(mode="json"),
-                "history": progress.history,
+                "history": state.history,
             },
         )
 

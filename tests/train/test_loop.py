@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,68 +12,20 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from genconvit.checkpoint import load_network
-from genconvit.config import LossSettings, ModelSettings, Settings
-from genconvit.data.blend import BlendReals
+from genconvit.checkpoint import WEIGHTS, load_network
+from genconvit.config import LossSettings, ModelSettings
 from genconvit.errors import UserError
 from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
-from genconvit.overrides import parse_assignment, resolve_settings
-from genconvit.train.distributed import share_batch_statistics
-from genconvit.train.loop import (
-    Batch,
-    Data,
-    Step,
-    blended_counts,
-    class_weights,
-    fit,
-    train_epoch,
-    validate,
-)
-from genconvit.train.optim import build_optimizer
+from genconvit.train.distributed import ddp_options, share_batch_statistics
+from genconvit.train.loop import blended_counts, class_weights, fit
+from genconvit.train.precision import Precision
 from genconvit.train.run_folder import RunFolder, read_results
-
-CPU = torch.device("cpu")
-
-
-def settings(*texts: str) -> Settings:
-    fixed = ["model.preset=nano", "model.image_size=64", "train.lr=1e-3", "train.epochs=2"]
-    return resolve_settings(assignments=[parse_assignment(text) for text in [*fixed, *texts]])
-
-
-def crops(count: int, seed: int = 0) -> Batch:
-    """Fakes are darker in the middle."""
-    rng = np.random.default_rng(seed)
-    label = np.arange(count) % 2
-    image = rng.integers(0, 255, (count, 64, 64, 3), dtype=np.uint8)
-    image[label == 0, 16:48, 16:48] //= 4
-    video_id = np.array([f"clip{index // 4}-{index % 2}" for index in range(count)])
-    return {"image": image, "label": label, "video_id": video_id}
-
-
-def batches(data: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, len(data["label"]), size):
-        yield {name: column[start : start + size] for name, column in data.items()}
-
-
-def data() -> Data:
-    train, val = crops(16), crops(16, seed=1)
-    return Data(
-        train=lambda epoch: batches(train, 8),
-        validate=lambda: batches(val, 6),
-        steps=2,
-        class_counts=(8, 8),
-    )
-
-
-def run(folder: Path, job: Settings) -> RunFolder:
-    torch.manual_seed(job.seed)
-    run_folder = RunFolder(folder, job, {"digest": "none"})
-    run_folder.check()
-    run_folder.start()
-    fit(job, build_from_settings(job.model), data(), run_folder, device=CPU)
-    return run_folder
+from genconvit.train.step import Objective, Preparation
+from genconvit.train.validate import validate
+from genconvit.train.watch import RunEndedError
+from tests.train.little import CPU, batches, crops, data, data_of, run, settings
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +52,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 ) -> None:
     run(tmp_path / "d", settings("train.epochs=1"))
     resumed = run(tmp_path / "d", settings())
-    whole, parts = (load_file(f.last / "model.safetensors") for f in (trained, resumed))
+    whole, parts = (load_file(f.last / WEIGHTS) for f in (trained, resumed))
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
     assert [e["epoch"] for e in read_results(resumed.path)["history"]] == [1, 2]
@@ -124,15 +76,6 @@ def test_both_published_networks_are_trained_in_one_run(tmp_path: Path) -> None:
     assert moved == {"ed", "vae"}
 
 
-def test_a_state_that_could_run_code_is_not_read(tmp_path: Path) -> None:
-    folder = run(tmp_path / "p", settings("train.epochs=1"))
-    torch.save({"history": [print]}, folder.last / "training_state.pt")
-    with pytest.raises(
-        UserError, match=r"training_state\.pt is damaged, or holds more than numbers"
-    ):
-        fit(settings(), build_from_settings(settings().model), data(), folder, device=CPU)
-
-
 def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     job = settings("train.epochs=6", "train.lr=0.05", "train.early_stopping_patience=2")
     folder = run(tmp_path / "e", job)
@@ -141,8 +84,8 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     best = results["history"][results["best_epoch"] - 1]
     network, info = load_network(folder.best)
     assert info.training["epoch"] == results["best_epoch"]
-    step = Step(job.loss, job.model, class_weights((8, 8)), 1.0)
-    val = validate(network, data().validate(), step, CPU)
+    objective = Objective(job.loss, job.model, Precision("cpu"), class_weights((8, 8)))
+    val = validate(network, data().validate(), objective, CPU)
     assert val["classification"] == pytest.approx(best["val"]["classification"], rel=1e-6)
     assert results["epochs"] - results["best_epoch"] <= 2
 
@@ -174,7 +117,7 @@ def test_a_run_may_go_on_for_longer(trained: RunFolder) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no longer finite.*train\.lr"):
+    with pytest.raises(RunEndedError, match=r"no longer finite.*train\.lr"):
         run(tmp_path / "g", settings("train.lr=1.0", "train.clip_grad=0", "loss.vae_beta=100"))
 
 
@@ -209,43 +152,22 @@ def test_a_network_is_trained_on_real_crops_alone(tmp_path: Path) -> None:
     job = settings("augment.self_blend=0.5", "train.epochs=1")
     reals = crops(16)
     reals["label"] = np.ones(16, np.int64)
-    reals_alone = Data(
-        train=lambda epoch: batches(reals, 8),
-        validate=lambda: batches(reals, 8),
-        steps=2,
-        class_counts=(0, 16),
-    )
-    folder = RunFolder(tmp_path / "r", job, {"digest": "none"})
-    folder.check()
-    folder.start()
-    fit(job, build_from_settings(job.model), reals_alone, folder, device=CPU)
+    reals_alone = data_of(reals, reals, class_counts=(0, 16))
+    folder = run(tmp_path / "r", job, reals_alone)
     [entry] = read_results(folder.path)["history"]
     assert np.isfinite(entry["train"]["loss"]) and np.isfinite(entry["val"]["loss"])
     assert entry["val"]["clip_auc"] is None  # validation crops are not blended
 
 
 def test_real_crops_are_blended_before_they_are_augmented_and_become_fake() -> None:
-    job = settings()
     reals = crops(16)
-    reals["label"] = np.ones(16, np.int64)
-    seen: list[torch.Tensor] = []
-
-    class Noted(Step):
-        def losses(
-            self, network: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor
-        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            seen.append(labels_B)
-            return super().losses(network, x_BCHW, labels_B)
-
     torch.manual_seed(0)
-    network = build_from_settings(job.model)
-    augmentation = Changed(reals["image"])
-    step, optimizer = Noted(job.loss, job.model, None, 1.0), build_optimizer(network, job.train)
-    blend = BlendReals(0.5, job.preprocess)
-    train_epoch(network, [reals], step, optimizer, augmentation, CPU, blend)
-    [labels_B] = seen
-    assert 3 < (labels_B == 0).sum() < 13
-    assert augmentation.changed == [int((labels_B == 0).sum())]
+    preparation = Preparation(settings("augment.self_blend=0.5"), CPU)
+    preparation.augmentation = changed = Changed(reals["image"])
+    labels_B = torch.ones(16, dtype=torch.int64)
+    _, targets_B = preparation(torch.from_numpy(reals["image"]), labels_B)
+    assert 3 < (targets_B == 0).sum() < 13
+    assert changed.changed == [int((targets_B == 0).sum())]
 
 
 def gradients(network: torch.nn.Module, x_BCHW: torch.Tensor, labels_B: torch.Tensor) -> None:
@@ -276,6 +198,14 @@ def ddp_worker(rank: int, folder: str) -> None:
     normed(torch.randn(8, 3, 8, 8))
     share_batch_statistics(normed)
     torch.save(normed.state_dict(), f"{folder}/statistics{rank}.pt")
+    for passes in (1, 2):
+        job = settings("train.freeze_epochs=1")
+        network = build_from_settings(job.model)
+        run_folder = RunFolder(Path(folder) / f"run{passes}", job, {"digest": "none"})
+        own = data_of(crops(20, seed=rank), crops(8, seed=2 + rank), batch_size=4, passes=passes)
+        wrap = partial(torch.nn.parallel.DistributedDataParallel, **ddp_options(passes))
+        fit(job, network, own, run_folder, device=CPU, wrap=wrap)
+        torch.save(network.state_dict(), f"{folder}/trained{passes}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -296,6 +226,16 @@ def test_all_workers_validate_with_the_same_batch_statistics(two_workers: Path) 
         assert torch.equal(first[f"1.{name}"], second[f"1.{name}"])
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_two_workers_train_one_network(two_workers: Path, passes: int) -> None:
+    """Though their crops differ, gradients are summed over passes, and backbones freed later."""
+    first, second = (
+        torch.load(two_workers / f"trained{passes}-{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
 def test_two_workers_have_the_gradients_of_one(two_workers: Path) -> None:
     two = torch.load(two_workers / "gradients.pt", weights_only=True)
     network, x_BCHW, labels_B = network_and_batch()
@@ -306,16 +246,18 @@ def test_two_workers_have_the_gradients_of_one(two_workers: Path) -> None:
         assert (one - two[name]).norm() <= 1e-4 * one.norm(), name
 
 
-def test_a_training_step_runs_each_part_once(trained: RunFolder) -> None:
+def test_a_training_step_runs_each_part_once(tmp_path: Path) -> None:
     """The loss takes what the forward pass gave: a second pass would draw other noise."""
-    job = trained.settings
+    job = settings("train.epochs=1")
     network = build_from_settings(job.model)
     runs: list[str] = []
     for name in ("", "ed", "vae", "backbone.stem", "embedder.patch_embed", "head"):
-        network.get_submodule(name).register_forward_hook(lambda *_, n=name: runs.append(n))
-    step = Step(job.loss, job.model, None, 1.0)
-    optimizer = build_optimizer(network, job.train)
-    train_epoch(network, batches(crops(16), 8), step, optimizer, torch.nn.Identity(), CPU)
+        network.get_submodule(name).register_forward_hook(
+            lambda module, *_, n=name: runs.append(n) if module.training else None
+        )
+    folder = RunFolder(tmp_path / "t", job, {"digest": "none"})
+    folder.start()
+    fit(job, network, data(), folder, device=CPU)
     assert Counter(runs).keys() >= {"", "ed", "vae"}
     assert set(Counter(runs).values()) == {2}  # batches
 
@@ -335,11 +277,11 @@ def test_accuracy_and_auc_are_those_of_the_clips(dark: int, right: float) -> Non
     image = np.where(label == dark, 20, 230).astype(np.uint8)[:, None, None, None]
     image = np.broadcast_to(image, (8, 64, 64, 3)).copy()
     rows = {"image": image, "label": label, "video_id": np.repeat(["a", "b", "c"], [1, 2, 5])}
-    step = Step(LossSettings(), ModelSettings(net="ed"), None, 1.0)
-    val = validate(Brightness(), batches(rows, 3), step, CPU)
+    objective = Objective(LossSettings(), ModelSettings(net="ed"), Precision("cpu"))
+    val = validate(Brightness(), batches(rows, 3), objective, CPU)
     assert [val[name] for name in ("clip_accuracy", "clip_auc", "frame_auc")] == [right] * 3
     rows["label"] = np.array([dark, 1 - dark, 1 - dark, *[1 - dark] * 5])  # the third is misjudged
-    val = validate(Brightness(), batches(rows, 3), step, CPU)
+    val = validate(Brightness(), batches(rows, 3), objective, CPU)
     assert val["clip_accuracy"] == pytest.approx(abs(right - 1 / 3))
 
 

@@ -1,0 +1,66 @@
+"""Batches on their way to the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genconvit.data.ahead import ahead
+
+Batch = dict[str, Any]
+"""`image`: uint8 (B, S, S, 3); `label`: (B,), 0 fake, 1 real; to validate also `video_id`: (B,)."""
+
+AHEAD = 2
+"""Batches that are on the device before they are asked for."""
+
+
+class Feed:
+    """Uploads batches to a GPU beside the computation, and counts how long it waited for them.
+
+    On a CPU batches are passed on as they come.
+
+    Args:
+        batches: From the stream.
+        device: Where the images go.
+
+    Attributes:
+        wait_s: Seconds that the consumer waited so far.
+    """
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self.wait_s = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
+        """Images uint8 (B, S, S, 3) on the device, and the batch they are of."""
+        ready = self._uploaded() if self._device.type == "cuda" else self._here()
+        while True:
+            asked = time.perf_counter()
+            item = next(ready, None)
+            self.wait_s += time.perf_counter() - asked
+            if item is None:
+                return
+            yield item
+
+    def _here(self) -> Iterator[tuple[Tensor, Batch]]:
+        for batch in self._batches:
+            yield torch.from_numpy(np.ascontiguousarray(batch["image"])), batch
+
+    def _uploaded(self) -> Iterator[tuple[Tensor, Batch]]:
+        copying = torch.cuda.Stream(self._device)
+
+        def upload(batch: Batch) -> tuple[Tensor, torch.Event, Batch]:
+            pinned = torch.from_numpy(np.ascontiguousarray(batch["image"])).pin_memory()
+            with torch.cuda.stream(copying):
+                return pinned.to(self._device, non_blocking=True), copying.record_event(), batch
+
+        for images, arrived, batch in ahead(map(upload, self._batches), AHEAD):
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_event(arrived)
+            images.record_stream(computing)
+            yield images, batch

@@ -1,0 +1,181 @@
+"""One optimiser step: passes forward and backward, then the update.
+
+Nothing here waits for the device: a GPU is given the next step before it has done the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from genconvit.config import LossSettings, ModelSettings, Settings
+from genconvit.data.augment import build_augmentation
+from genconvit.data.blend import BlendReals
+from genconvit.data.mix import MixCrops
+from genconvit.data.tensors import to_device, to_images
+from genconvit.losses import compute_losses
+from genconvit.models.autoencoder import normalize
+from genconvit.train.precision import Precision
+from genconvit.train.state import RunState
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training and validation measure.
+
+    Attributes:
+        loss: Weights of its parts.
+        model: Which network it is.
+        precision: Of the forward pass.
+        class_weights: (2,) weights of the classes, or None.
+        compiled: The loss is compiled, as the network is. Batches of another size than the first
+            are run as they are: compiling anew for the last batch of an epoch would take longer
+            than the epoch.
+    """
+
+    loss: LossSettings
+    model: ModelSettings
+    precision: Precision
+    class_weights: Tensor | None = None
+    compiled: bool = False
+    _usual_rows: dict[bool, int] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(
+        self, network: nn.Module, x_BCHW: Tensor, targets: Tensor, *, plain: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and the parts of the loss, from one forward pass.
+
+        Args:
+            network: The network, or its distributed form.
+            x_BCHW: Normalised images.
+            targets: Labels (B,), or how much of each class an image is (B, 2).
+            plain: Without label smoothing and focal loss, to validate.
+        """
+        usual = self._usual_rows.setdefault(network.training, len(x_BCHW))
+        odd = self.compiled and len(x_BCHW) != usual
+        stance = torch.compiler.set_stance("force_eager") if odd else nullcontext()
+        with stance, self.precision.autocast():
+            output = network(x_BCHW)
+            losses = _compiled_losses() if self.compiled else compute_losses
+            parts = losses(
+                output, x_BCHW, targets, self.loss, self.model, self.class_weights, plain=plain
+            )
+        return output.logits, parts
+
+
+@cache
+def _compiled_losses() -> Callable[..., dict[str, Tensor]]:
+    return torch.compile(compute_losses, dynamic=False)
+
+
+class Preparation(nn.Module):
+    """From crops to what the network is trained on: blended, augmented, mixed, normalised.
+
+    Args:
+        settings: `augment` and `preprocess` matter.
+        device: Where the crops are.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        super().__init__()
+        self.blend = BlendReals(settings.augment.self_blend, settings.preprocess)
+        self.augmentation = build_augmentation(settings.augment).to(device)
+        self.mix = MixCrops(settings.augment)
+
+    @torch.no_grad()
+    def forward(self, crops_BHWC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops uint8 (B, S, S, 3) and their labels (B,), on the CPU.
+
+        Returns:
+            Normalised images (B, 3, S, S), and targets (B,) or (B, 2), all on the crops' device.
+        """
+        images_BCHW, labels_B = self.blend(to_images(crops_BHWC, crops_BHWC.device), labels_B)
+        images_BCHW = self.augmentation(images_BCHW)
+        images_BCHW, targets = self.mix(images_BCHW, to_device(labels_B, images_BCHW.device))
+        return normalize(images_BCHW), targets
+
+
+class TrainStep:
+    """The parts of a step, in the order in which they are called.
+
+    Args:
+        network: The network, or its distributed form.
+        objective: The loss.
+        preparation: What is done to crops first.
+        state: What the step changes.
+        clip_grad: Largest norm of the gradient; 0 does not clip.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        preparation: nn.Module,
+        state: RunState,
+        clip_grad: float,
+    ) -> None:
+        self.network, self.objective, self.preparation = network, objective, preparation
+        self.state, self.clip_grad = state, clip_grad
+        self._parameters = [p for p in state.network.parameters() if p.requires_grad]
+
+    def forward(
+        self, crops_BHWC: Tensor, labels_B: Tensor, *, last: bool = True
+    ) -> dict[str, Tensor]:
+        """The parts of the loss of a batch, as `Preparation` takes it.
+
+        Args:
+            crops_BHWC: uint8 (B, S, S, 3), on the device.
+            labels_B: (B,), on the CPU.
+            last: As for `backward`.
+        """
+        x_BCHW, targets = self.preparation(crops_BHWC, labels_B)
+        with self._exchange(last):
+            return self.objective(self.network, x_BCHW, targets)[1]
+
+    def backward(self, loss: Tensor, share: float = 1.0, *, last: bool = True) -> None:
+        """Adds a pass's gradient.
+
+        Args:
+            loss: Of `forward`.
+            share: Of the step's crops that the pass has.
+            last: The gradients are shared with the other workers in the step's last pass.
+        """
+        with self._exchange(last):
+            self.state.scaler.scale(loss * share).backward()
+
+    def update(self) -> None:
+        """Clips and steps; a gradient that is not finite changes nothing and is counted."""
+        state = self.state
+        state.schedule.before_update(state.updates)
+        state.scaler.unscale_(state.optimizer)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = get_total_norm(gradients, foreach=True)
+        if self.clip_grad > 0:
+            clip_grads_with_norm_(self._parameters, self.clip_grad, norm, foreach=True)
+        bad = (~norm.isfinite()).float()
+        if not state.scaler.is_enabled():
+            # What a scaler would set: the fused optimiser then leaves everything as it is.
+            state.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.skipped += bad
+        state.skipped_in_a_row.copy_((state.skipped_in_a_row + 1) * bad)
+        state.updates += 1
+        if state.average is not None:
+            state.average.update(state.network, step=state.updates)
+
+    def _exchange(self, wanted: bool) -> AbstractContextManager[None]:
+        """DDP decides in the forward pass whether the backward pass exchanges gradients."""
+        if wanted or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()

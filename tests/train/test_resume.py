@@ -1,0 +1,217 @@
+"""Runs that are cut off and go on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from genconvit.checkpoint import WEIGHTS, load_network
+from genconvit.config import Settings
+from genconvit.errors import UserError
+from genconvit.train import watch
+from genconvit.train.batches import plan_batches
+from genconvit.train.run_folder import RunFolder, read_results
+from genconvit.train.state import STATES, newest_state, save_state
+from genconvit.train.watch import RunEndedError, RunStoppedError
+from tests.train.little import crops, data_of, run, settings
+
+PLAIN = ("train.deterministic=true",)
+EVERYTHING = (
+    "train.deterministic=true",
+    "train.grad_accum_steps=2",
+    "train.model_ema=true",
+    "train.model_ema_decay=0.9",
+    "train.sched=cosine",
+    "train.warmup_epochs=0.5",
+    "train.layer_decay=0.8",
+    "train.freeze_epochs=1",
+    "train.precision=fp16",
+    "augment.mixup=0.4",
+    "augment.cutmix=0.4",
+    "augment.self_blend=0.3",
+    "loss.label_smoothing=0.1",
+    "loss.focal_gamma=2",
+)
+
+
+def job_of(options: tuple[str, ...]) -> tuple[Settings, Any]:
+    """Three optimiser steps an epoch; the last batch is smaller than the others."""
+    passes = 2 if options is EVERYTHING else 1
+    rows = 20 if passes == 1 else 44
+    data = data_of(crops(rows), crops(12, seed=1), batch_size=8, passes=passes)
+    return settings("model.dropout_rate=0.3", *options), data
+
+
+@pytest.fixture(scope="module", params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
+def uninterrupted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tuple[str, ...], RunFolder]:
+    job, data = job_of(request.param)
+    return request.param, run(tmp_path_factory.mktemp("whole") / "run", job, data)
+
+
+class StopAfter:
+    """Asks a run to stop after so many optimiser steps."""
+
+    def __init__(self, updates: int) -> None:
+        self.left = updates
+
+    def __call__(self) -> str:
+        self.left -= 1
+        return "" if self.left else "stop"
+
+
+@pytest.mark.parametrize("updates", [1, 2, 4, 5])
+def test_a_run_that_is_stopped_at_any_step_ends_with_the_same_weights(
+    uninterrupted: tuple[tuple[str, ...], RunFolder],
+    updates: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, whole = uninterrupted
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_QUESTIONS", 0.0)
+    job, data = job_of(options)
+    with pytest.raises(RunStoppedError, match="--resume"):
+        run(tmp_path / "run", job, data, ask=StopAfter(updates))
+    resumed = run(tmp_path / "run", job, data)
+    for kind in ("best", "last"):
+        expected, found = (load_file(f.path / kind / WEIGHTS) for f in (whole, resumed))
+        for name, tensor in expected.items():
+            assert torch.equal(tensor, found[name]), (kind, name)
+    first, second = (read_results(f.path)["history"] for f in (whole, resumed))
+    for one, other in zip(first, second, strict=True):
+        for part in ("train", "val", "lr", "best"):
+            assert one[part] == other[part]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.train.test_resume import PLAIN, job_of
+from tests.train.little import run
+job, data = job_of(PLAIN)
+job = job.model_copy(
+    update={"train": job.train.model_copy(update={"checkpoint_minutes": 1e-9})}
+)
+def die(event):
+    if event["event"] == "step" and event["update"] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+run(Path(sys.argv[1]), job, data, on_event=die)
+"""
+
+
+def test_a_process_that_is_killed_leaves_a_run_that_goes_on_exactly(tmp_path: Path) -> None:
+    job, data = job_of(PLAIN)
+    whole = run(tmp_path / "whole", job, data)
+    folder = tmp_path / "run"
+    program = "from genconvit.train import watch; watch.SECONDS_BETWEEN_EVENTS = 0\n" + KILLED
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    state, _ = newest_state(folder)
+    assert state is not None
+    assert (len(state["history"]), state["batches"], state["updates"]) == (1, 2, 5)
+    resumed = run(folder, job, data)
+    expected, found = (load_file(f.last / WEIGHTS) for f in (whole, resumed))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_a_state_that_was_cut_short_is_not_chosen(tmp_path: Path) -> None:
+    for batches in (3, 7):
+        save_state(tmp_path, {"history": [], "batches": batches, "numbers": torch.randn(1000)})
+    newest = max((tmp_path / STATES).iterdir())
+    assert "batch-000007" in newest.name
+    os.truncate(newest, newest.stat().st_size - 100)
+    state, damaged = newest_state(tmp_path)
+    assert state is not None and state["batches"] == 3
+    assert damaged == [newest.name]
+    for path in (tmp_path / STATES).iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no state there is whole"):
+        newest_state(tmp_path)
+
+
+def test_only_the_two_newest_states_are_kept(tmp_path: Path) -> None:
+    for epoch, batches in ((0, 9), (1, 0), (1, 5)):
+        save_state(tmp_path, {"history": [{}] * epoch, "batches": batches})
+    state, _ = newest_state(tmp_path)
+    assert state is not None and state["batches"] == 5
+    assert len(list((tmp_path / STATES).iterdir())) == 2
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    job, data = job_of(PLAIN)
+    folder = run(tmp_path / "run", settings(*PLAIN, "train.epochs=1"), data)
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(RunEndedError, match=r"cannot be written.*--resume"):
+            run(tmp_path / "run", job, data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for path, content in before.items():
+        if path.parent.name in ("best", "last", STATES):
+            assert path.read_bytes() == content, path
+    assert load_network(folder.best)[1].training["epoch"] == 1
+    assert not [p for p in folder.path.rglob(".*") if p.is_file()]  # nothing half-written stays
+    assert read_results(run(tmp_path / "run", job, data).path)["epochs"] == 2
+
+
+def test_a_state_that_could_run_code_is_not_read(tmp_path: Path) -> None:
+    save_state(tmp_path, {"history": [print], "batches": 0})
+    with pytest.raises(UserError, match="holds more than numbers"):
+        newest_state(tmp_path)
+
+
+def test_a_run_without_its_states_says_so(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", settings("train.epochs=1"))
+    shutil.rmtree(folder.path / STATES)
+    with pytest.raises(UserError, match="has lost its states"):
+        folder.newest_state()
+
+
+@given(
+    batch_size=st.integers(2, 512),
+    steps=st.integers(1, 8),
+    most=st.integers(1, 64),
+    workers=st.integers(1, 64),
+)
+def test_a_step_has_as_many_crops_with_any_number_of_workers(
+    batch_size: int, steps: int, most: int, workers: int
+) -> None:
+    aim = batch_size * steps * most
+    plan = plan_batches(batch_size, aim, workers)
+    assert 1 <= plan.rows <= batch_size
+    if workers <= most:
+        assert abs(plan.rows * plan.passes * workers - aim) <= plan.passes * workers / 2
+    if workers == most:
+        assert (plan.rows, plan.passes) == (batch_size, steps)
+
+
+def test_with_fewer_workers_the_epoch_goes_on_where_it_was(tmp_path: Path) -> None:
+    """What two workers left after 2 of 3 batches each, one goes on with after 4 of 6."""
+    job, data = job_of(PLAIN)
+    folder = run(tmp_path / "run", settings(*PLAIN, "train.epochs=1"), data)
+    state, _ = folder.newest_state()
+    assert state is not None
+    state["workers"] *= 2
+    state["batches"], state["step_rows"], state["worker_rows"] = 1, 16, 8
+    save_state(folder.path, state)
+    alone = data_of(crops(40), crops(12, seed=1), batch_size=8, passes=2)
+    seen: list[int] = []
+    train = alone.train
+    object.__setattr__(alone, "train", lambda e, skip: (seen.append(skip), train(e, skip))[1])
+    run(folder.path, job, alone)
+    assert seen == [2]

@@ -1,0 +1,130 @@
+"""Optimiser steps: accumulated, skipped, frozen, averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from genconvit.checkpoint import WEIGHTS
+from genconvit.models.registry import build_from_settings
+from genconvit.train import watch
+from genconvit.train.run_folder import RunFolder, read_results
+from genconvit.train.state import newest_state
+from genconvit.train.watch import RunEndedError, RunStoppedError
+from tests.train.little import crops, data_of, run, settings
+
+STILL = (
+    "model.dropout_rate=0",
+    "augment.flip=0",
+    "augment.affine=0",
+    "augment.colour=0",
+    "augment.downscale=0",
+    "augment.blur=0",
+    "augment.noise=0",
+    "augment.jpeg=0",
+    "augment.cutout=0",
+    "model.net=ed",  # the variational branch would draw noise
+    "train.epochs=1",
+)
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(folder.last / WEIGHTS)
+
+
+def test_passes_of_a_step_add_up_to_one_large_pass(tmp_path: Path) -> None:
+    """22 crops: two steps, the second with passes of 4 and of 2 crops."""
+    rows, val = crops(22), crops(8, seed=1)
+    job = settings(*STILL)
+    whole = run(tmp_path / "a", job, data_of(rows, val, batch_size=16))
+    parts = run(tmp_path / "b", job, data_of(rows, val, batch_size=4, passes=4))
+    one, other = (newest_state(f.path)[0] for f in (whole, parts))
+    assert one is not None and other is not None
+    assert one["updates"] == other["updates"] == 2
+    for name, tensor in weights(whole).items():
+        # Adam divides by the gradient's size: where that is rounding, so is the step.
+        assert torch.allclose(tensor, weights(parts)[name], atol=2e-4), name
+
+
+class NaNIn(nn.Module):
+    """A network whose gradient is not finite in some of its training passes."""
+
+    def __init__(self, network: nn.Module, bad: set[int]) -> None:
+        super().__init__()
+        self.network, self.bad, self.count = network, bad, 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.network(*args, **kwargs)
+        if self.training:
+            self.count += 1
+            if self.count in self.bad:
+                output.logits = output.logits * float("nan")
+        return output
+
+
+def run_with_nan(folder: Path, bad: set[int], *options: str) -> RunFolder:
+    return run(folder, settings(*options), wrap=lambda network: NaNIn(network, bad))
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_with_nan(tmp_path / "a", {2}, "train.epochs=1")
+    [entry] = read_results(folder.path)["history"]
+    assert entry["skipped"] == 1
+    assert np.isfinite(entry["train"]["loss"])
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_QUESTIONS", 0.0)
+    with pytest.raises(RunStoppedError):  # after the first of two steps
+        run(tmp_path / "b", settings("train.epochs=1"), ask=lambda: "stop")
+    both, first = (newest_state(tmp_path / name)[0] for name in "ab")
+    assert both is not None and first is not None
+    assert (both["updates"], first["updates"]) == (2, 1)
+    assert all(torch.equal(v, both["network"][name]) for name, v in first["network"].items())
+    moments = zip(
+        both["optimizer"]["state"].values(), first["optimizer"]["state"].values(), strict=True
+    )
+    for one, other in moments:
+        assert all(torch.equal(one[name], other[name]) for name in ("step", "exp_avg"))
+
+
+def test_a_run_that_skips_too_many_steps_in_a_row_ends(tmp_path: Path) -> None:
+    with pytest.raises(RunEndedError, match=r"^2 steps in a row .* epoch 2.*train\.lr"):
+        run_with_nan(tmp_path / "a", {3, 4}, "train.max_skipped_steps=2")
+    run_with_nan(tmp_path / "b", {2, 4}, "train.max_skipped_steps=2")  # not in a row
+
+
+def test_frozen_backbones_stay_as_they_are_and_learn_later(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    begun = build_from_settings(settings().model).state_dict()
+    frozen = weights(run(tmp_path / "a", settings("train.freeze_epochs=1", "train.epochs=1")))
+    later = weights(run(tmp_path / "b", settings("train.freeze_epochs=1", "train.epochs=2")))
+    for name, tensor in begun.items():
+        in_backbone = name.startswith(("backbone.", "embedder."))
+        assert torch.equal(tensor, frozen[name]) == in_backbone, name
+        assert not torch.equal(tensor, later[name]), name
+
+
+def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    folder = run(tmp_path / "a", settings("train.model_ema=true", "train.model_ema_decay=0.5"))
+    state, _ = newest_state(folder.path)
+    assert state is not None
+    kept = weights(folder)
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, state["average"][name]), name
+    assert not all(torch.equal(tensor, state["network"][name]) for name, tensor in kept.items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_learns_what_float32_learns(precision: str, tmp_path: Path) -> None:
+    still = ("train.epochs=1", "train.clip_grad=0")
+    exact = read_results(run(tmp_path / "a", settings(*still)).path)["history"][0]["train"]
+    folder = run(tmp_path / "b", settings(*still, f"train.precision={precision}"))
+    rough = read_results(folder.path)["history"][0]["train"]
+    assert rough["loss"] != exact["loss"]
+    assert rough["loss"] == pytest.approx(exact["loss"], rel=0.02)
