@@ -105,16 +105,18 @@ class Budget:
     """What a training run gets of the cluster.
 
     Attributes:
-        workers: Training processes.
+        workers: Training processes; the fewest of an elastic run.
         cpus_per_worker: CPUs of each; a half where the cluster is smaller than workers + 1.
         use_gpu: Whether each has a GPU.
         data_cpus: CPUs a Ray Data task asks for; at least as many stay free.
+        elastic_to: The most workers of an elastic run.
     """
 
     workers: int
     cpus_per_worker: float
     use_gpu: bool
     data_cpus: float
+    elastic_to: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,13 @@ def train_budget(settings: TrainSettings, cluster: Resources, runs: int = 1) -> 
     Raises:
         UserError: The cluster is too small; says what is missing.
     """
-    wanted = (settings.num_workers or 1) * runs
-    use_gpu = settings.device == "cuda" or (settings.device == "auto" and cluster.gpus >= wanted)
-    workers = settings.num_workers or (max(1, cluster.gpus // runs) if use_gpu else 1)
+    fewest, most = settings.worker_range or (1, None)
+    use_gpu = settings.device == "cuda" or (
+        settings.device == "auto" and cluster.gpus >= fewest * runs
+    )
+    workers = fewest
+    if settings.worker_range is None and use_gpu:
+        workers = max(1, cluster.gpus // runs)
     total = workers * runs
     if use_gpu and cluster.gpus < total:
         raise UserError(
@@ -159,8 +165,25 @@ def train_budget(settings: TrainSettings, cluster: Resources, runs: int = 1) -> 
             f"{total} workers and their data need {needed:g} CPUs, and this cluster has "
             f"{cluster.cpus:g}; use fewer workers (--num-workers)."
         )
+    if most is not None and most > fewest:
+        cpus, data_cpus = (1.0, 1.0) if use_gpu else _elastic_cpus(cluster, fewest, most)
+        return Budget(workers, cpus, use_gpu, data_cpus, elastic_to=most)
     if cluster.cpus < total + 1:
         return Budget(workers, 0.5, use_gpu, min(1.0, cluster.cpus - total / 2))
     # A quarter of the CPUs decodes; on a GPU machine decoding is what they are for.
     share = 1.0 if use_gpu else min(cluster.cpus * 0.75 / total, cluster.largest_node_cpus)
     return Budget(workers, float(max(1, int(share))), use_gpu, 1.0)
+
+
+def _elastic_cpus(cluster: Resources, fewest: int, most: int) -> tuple[float, float]:
+    """CPUs of a worker and of a decoding task, such that every node keeps some for decoding.
+
+    After nodes have come or gone Ray starts as many workers as fit; were they to fill a node, the
+    crops would never come.
+    """
+    node = min(cluster.largest_node_cpus, cluster.cpus)
+    nodes = max(1, round(cluster.cpus / node))
+    data = 0.5
+    # One more worker than planned must not fit into what is left of a node.
+    on_a_node = max(-(-fewest // nodes), min(-(-most // nodes), int(node / data) - 2), 1)
+    return (node - data) / on_a_node, data

@@ -16,7 +16,7 @@ from ray_jobs.failures import reason_of
 from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.options import Given
 from ray_jobs.output import Output
-from ray_jobs.train import finished, plural, trainer_for
+from ray_jobs.train import finished, fit_run, plural
 from ray_jobs.tune import DRIVER_CPUS, sweep_budget
 from ray_jobs.variants import Run
 
@@ -91,4 +91,4 @@ def _fit_all(
 
 def _fit(folder: RunFolder, dataset: TrainingData, budget: Budget, mailbox: object) -> None:
     """Runs in a Ray task, which only waits; the workers compute."""
-    trainer_for(folder, dataset, budget, mailbox).fit()
+    fit_run(folder, dataset, budget, mailbox)

@@ -29,7 +29,8 @@ from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of
 from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.output import Output, new_out_folder
-from ray_jobs.train import data_summary, refuse_missing, settings_for, trainer_for
+from ray_jobs.train import trainer_for
+from ray_jobs.train_settings import data_summary, refuse_missing, settings_for
 
 METRIC = "best_clip_auc"
 """What a trial is judged by: the validation clip AUC of the checkpoint that it would keep."""

@@ -16,7 +16,7 @@ from genconvit.overrides import Assignment, resolve_settings
 from genconvit.storage import is_url
 from genconvit.train.run_folder import SETTINGS, RunFolder
 from ray_jobs.options import Given
-from ray_jobs.train import data_summary, settings_for
+from ray_jobs.train_settings import data_summary, settings_for
 
 ARCHITECTURES = get_args(ModelSettings.model_fields["arch"].annotation)
 SHARED_ALONE = (

@@ -50,6 +50,34 @@ def test_what_fits_leaves_room_for_the_data_and_what_does_not_is_refused(
         assert not budget.use_gpu or budget.workers * runs <= gpus
 
 
+@given(st.integers(1, 16), st.integers(0, 16), st.integers(1, 64), st.integers(1, 8))
+def test_elastic_workers_leave_room_for_the_data_on_every_node(
+    fewest: int, more: int, node_cpus: int, nodes: int
+) -> None:
+    """However many nodes are left, as many workers as fit leave some CPU of each."""
+    settings = TrainSettings(num_workers=f"{fewest}:{fewest + more}", device="cpu")
+    try:
+        budget = train_budget(settings, Resources(nodes * node_cpus, 0, node_cpus))
+    except UserError:
+        return
+    if more:
+        assert (budget.workers, budget.elastic_to) == (fewest, fewest + more)
+    else:
+        assert budget.elastic_to is None
+        return
+    on_a_node = int(node_cpus / budget.cpus_per_worker + 1e-9)
+    assert on_a_node * nodes >= fewest
+    if node_cpus > 1:
+        assert node_cpus - on_a_node * budget.cpus_per_worker >= budget.data_cpus - 1e-9
+
+
+def test_elastic_workers_have_a_gpu_each() -> None:
+    budget = train_budget(TrainSettings(num_workers="2:8"), Resources(32, gpus=4))
+    assert (budget.workers, budget.elastic_to, budget.use_gpu) == (2, 8, True)
+    budget = train_budget(TrainSettings(num_workers="2:8"), Resources(32, gpus=1))
+    assert not budget.use_gpu
+
+
 def test_without_a_number_there_is_a_worker_a_gpu() -> None:
     budget = train_budget(TrainSettings(), Resources(32, gpus=4))
     assert (budget.workers, budget.use_gpu) == (4, True)

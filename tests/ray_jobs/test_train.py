@@ -6,14 +6,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from genconvit import load_detector
+from genconvit.checkpoint import WEIGHTS
 from genconvit.config import Settings
 from genconvit.data.shards import open_dataset
 from genconvit.errors import UserError
+from genconvit.overrides import parse_assignment, resolve_settings
 from ray_jobs.cli import main
 from ray_jobs.output import Output
-from ray_jobs.train import settings_for, train
+from ray_jobs.train import train
+from ray_jobs.train_settings import settings_for
 from tests.conftest import small_settings, without_test_split
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -52,15 +57,6 @@ def test_every_validation_crop_counts_once_on_two_workers(run: Path, dataset: Pa
 def test_the_detector_judges_clips(run: Path, clips: Path) -> None:
     clip = sorted(clips.parent.glob("test/fake/*"))[0]
     assert load_detector(run / "best").judge(clip).probability_fake is not None
-
-
-def test_the_same_seed_gives_the_same_losses_on_two_workers(
-    run: Path, dataset: Path, tmp_path: Path
-) -> None:
-    train([dataset], small_settings(*JOB), tmp_path / "b", QUIET)
-    for one, two in zip(results(run)["history"], results(tmp_path / "b")["history"], strict=True):
-        assert one["train"] == two["train"]
-        assert one["val"] == two["val"]
 
 
 def test_a_finished_run_resumed_says_so_and_does_nothing(
@@ -119,6 +115,44 @@ def test_a_mistake_inside_a_worker_ends_with_its_sentence(
         "--num-workers", "1", "model.backbone=convnext_nowhere",
     )  # fmt: skip
     assert "convnext_nowhere" in message
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    message = refused(capsys, "--data", dataset, "--out", tmp_path / "file" / "run")
+    assert "cannot be written to" in message and "--out" in message
+
+
+def test_a_run_starts_from_a_detector(run: Path, dataset: Path, tmp_path: Path) -> None:
+    """A rate of almost nothing leaves its weights as they are."""
+    start = small_settings("train.epochs=1", "train.batch_size=16", "train.lr=1e-12")
+    train_settings = start.train.model_copy(update={"init": str(run / "best")})
+    plain = Settings(seed=3, train=train_settings)
+    train([dataset], plain, tmp_path / "b", QUIET)
+    one, two = (load_file(folder / "best" / WEIGHTS) for folder in (run, tmp_path / "b"))
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-6), name
+    settings = resolve_settings(tmp_path / "b" / "settings.yaml")
+    assert settings.model.preset == "nano"
+    assert settings.train.init == str(run / "best")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("model.net=ed",), r"has model\.net=v2, and ed is asked for; leave model\.net out"),
+        (("preprocess.size=96",), "other preprocess settings"),
+    ],
+)
+def test_a_detector_that_does_not_fit_is_no_start(
+    run: Path, dataset: Path, texts: tuple[str, ...], message: str
+) -> None:
+    line = [f"train.init={run / 'best'}", *texts]
+    job = resolve_settings(assignments=[parse_assignment(text) for text in line])
+    with pytest.raises(UserError, match=message):
+        settings_for(open_dataset(dataset), job)
 
 
 @pytest.mark.parametrize(

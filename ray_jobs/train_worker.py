@@ -1,0 +1,260 @@
+"""What every worker of a training run does: plain PyTorch, but for the numbered lines."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+# cuBLAS reads it once: without, `train.deterministic` is refused on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+
+from genconvit.checkpoint import load_network
+from genconvit.config import Settings, TrainSettings
+from genconvit.data.training_data import Epochs, TrainingData
+from genconvit.errors import UserError
+from genconvit.kernels import DISTRUSTED
+from genconvit.models.accelerate import accelerate
+from genconvit.models.registry import build_from_settings
+from genconvit.train.batch_size import find_batch_size
+from genconvit.train.batches import BatchPlan, plan_batches
+from genconvit.train.distributed import ddp_options, gather_from_workers, rank_and_world
+from genconvit.train.loggers import build_loggers
+from genconvit.train.loop import Data, fit
+from genconvit.train.run_folder import SETTINGS, RunFolder
+from genconvit.train.watch import Event, RunEndedError, RunStoppedError
+from ray_jobs.stream import stream
+
+WRONG = "computes something else than PyTorch on this GPU and is not used; it is slower so"
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Trains, and tells the mailbox why if the run ends before its time.
+
+    Args:
+        config: `settings` (JSON), `data` (locations), `out` (a path), `mailbox` (an actor or None),
+            `data_cpus`, `cache` (a `Cache` or None), `summary`.
+    """
+    mailbox, out = config["mailbox"], config["out"]
+    if mailbox is not None and ray.get(mailbox.end_of.remote(out)) is not None:
+        return  # Ray started the workers anew, and what ended the run would end it again
+    try:
+        _train(config)
+    except UserError as error:
+        if mailbox is None:
+            raise
+        end = {"message": str(error), "interrupted": isinstance(error, RunStoppedError)}
+        ray.get(mailbox.end.remote(out, end))
+        if not isinstance(error, RunEndedError):
+            raise  # the other workers wait for this one
+
+
+def _train(config: dict[str, Any]) -> None:
+    settings = Settings.model_validate_json(config["settings"])
+    train, mailbox = settings.train, config["mailbox"]
+    rank, world = rank_and_world()
+    folder = RunFolder(Path(config["out"]), settings, config["summary"])
+    if not (folder.path / SETTINGS).is_file():
+        raise UserError(
+            f"{folder.path} is not there on every node; give --out a folder that all nodes share."
+        )
+    # 1. Ray Train gives each worker its device.
+    device = ray.train.torch.get_device()
+
+    def tell(event: Event) -> None:
+        if rank == 0 and mailbox is not None:
+            mailbox.push.remote({"run": config["out"], **event})
+
+    resumed, damaged = folder.newest_state()
+    network = start_network(settings, device, new=resumed is None)
+    plan = _plan(settings, network, device, resumed, tell)
+    if resumed is not None:
+        tell({"event": "note", "text": _going_on(resumed, damaged, world)})
+    epochs = Epochs(
+        TrainingData.open(config["data"]),
+        settings.stream,
+        batch_size=plan.rows,
+        seed=settings.seed,
+        rank=rank,
+        world=world,
+    )
+    read = partial(
+        stream,
+        image_size=settings.model.image_size,
+        num_cpus=config["data_cpus"],
+        cache=config["cache"],
+    )
+    loggers = (
+        build_loggers(
+            settings,
+            folder.path,
+            folder.path.name,
+            warn=lambda text: tell({"event": "note", "text": text}),
+        )
+        if rank == 0
+        else None
+    )
+
+    def on_event(event: Event) -> None:
+        tell(event)
+        if loggers is not None and event["event"] == "step":
+            loggers.step(event["update"], event)
+        if event["event"] == "epoch":
+            if loggers is not None:
+                loggers.epoch(event)
+            # 2. Every worker reports every epoch: report() waits for all of them.
+            ray.train.report(report_of(event, folder.best))
+
+    def faster(network: nn.Module) -> nn.Module:
+        network = speed_up(network, train, device)
+        for kernel in sorted(DISTRUSTED):
+            tell({"event": "note", "text": f"the kernel of {kernel} {WRONG}."})
+        return network
+
+    compiled = compiles(train, device)
+    if compiled:
+        tell({"event": "phase", "title": "compiling"})
+    try:
+        fit(
+            settings,
+            network,
+            Data(
+                # 3. Ray Data decodes in tasks beside the training.
+                train=lambda epoch, skip: read(epochs.train(epoch, skip), batch_size=plan.rows),
+                validate=lambda: read(
+                    epochs.validate(), batch_size=4 * plan.rows, columns=("label", "video_id")
+                ),
+                rows=epochs.rows,
+                class_counts=epochs.class_counts,
+                plan=plan,
+            ),
+            folder,
+            device=device,
+            resumed=resumed,
+            wrap=partial(wrap, passes=plan.passes),
+            accelerate=faster,
+            compiled=compiled,
+            on_event=on_event,
+            ask=_Ask(mailbox, tell),
+        )
+    finally:
+        if loggers is not None:
+            loggers.close()
+
+
+def start_network(settings: Settings, device: torch.device, *, new: bool) -> nn.Module:
+    """The network on its device, and PyTorch's switches as the settings say.
+
+    Args:
+        settings: Of the run.
+        device: Where it is trained.
+        new: With its start weights; without where a state brings its own.
+    """
+    torch.use_deterministic_algorithms(settings.train.deterministic)
+    torch.backends.cudnn.benchmark = not settings.train.deterministic
+    torch.manual_seed(settings.seed)
+    model = settings.model
+    if not new or settings.train.init is not None:
+        model = model.model_copy(update={"pretrained": False, "weights": None})
+    network = build_from_settings(model)
+    if new and settings.train.init is not None:
+        network.load_state_dict(load_network(settings.train.init)[0].state_dict())
+    if settings.train.grad_checkpointing:
+        for part in network.modules():
+            if hasattr(part, "set_grad_checkpointing"):
+                part.set_grad_checkpointing(True)  # type: ignore[operator]
+    if settings.train.sync_bn and rank_and_world()[1] > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
+
+
+def compiles(train: TrainSettings, device: torch.device) -> bool:
+    """Whether a run compiles."""
+    automatic = device.type == "cuda" and not train.deterministic
+    return train.compile == "on" or (train.compile == "auto" and automatic)
+
+
+def speed_up(network: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
+    """A network as a run computes it: with fused kernels on a GPU, and compiled where asked."""
+    compiled = compiles(settings, device)
+    return accelerate(network, compile=compiled) if compiled or device.type == "cuda" else network
+
+
+def wrap(network: nn.Module, passes: int = 1) -> nn.Module:
+    """DDP, where there is more than one worker; for so many passes a step."""
+    # 4. Ray Train knows the worker's device.
+    wrapped: nn.Module = ray.train.torch.prepare_model(
+        network, parallel_strategy_kwargs=ddp_options(passes)
+    )
+    return wrapped
+
+
+def _plan(
+    settings: Settings,
+    network: nn.Module,
+    device: torch.device,
+    resumed: dict[str, Any] | None,
+    tell: Any,
+) -> BatchPlan:
+    """How the crops of a step are shared out among the workers that there are now."""
+    train, world = settings.train, rank_and_world()[1]
+    size = train.batch_rows
+    if train.batch_size == "auto":
+        tell({"event": "phase", "title": "finding the batch size"})
+        size = min(gather_from_workers(find_batch_size(settings, network, device)))
+        tell({"event": "batch_size", "batch_size": size})
+    if resumed is not None:
+        return plan_batches(min(size, resumed["batch_size"]), resumed["step_rows"], world)
+    most = train.worker_range[1] if train.worker_range else world
+    return plan_batches(size, size * train.grad_accum_steps * most, world)
+
+
+def _going_on(state: dict[str, Any], damaged: list[str], world: int) -> str:
+    place = f"epoch {len(state['history']) + 1}, batch {state['batches'] + 1}"
+    workers = f"{world} worker" + ("" if world == 1 else "s")
+    lost = f" ({', '.join(damaged)} is damaged and was left out)" if damaged else ""
+    return f"going on from {place}, with {workers}{lost}."
+
+
+class _Ask:
+    """Whether the run is to be saved or stopped: for a node that is to go, or for its user."""
+
+    def __init__(self, mailbox: Any, tell: Any) -> None:
+        self._mailbox, self._tell = mailbox, tell
+        self._notice: Any = None
+
+    def __call__(self) -> Literal["", "save", "stop"]:
+        # 5. Ray says when a node that a worker is on will be taken away. All workers ask.
+        notice = ray.train.get_preemption_info()
+        if self._mailbox is not None and ray.get(self._mailbox.is_stop_asked.remote()):
+            return "stop"
+        if notice is None or notice == self._notice:
+            return ""
+        self._notice = notice
+        self._tell(
+            {"event": "note", "text": "a node will be taken away; the run's state is saved."}
+        )
+        return "save"
+
+
+def report_of(event: Event, detector: Path) -> dict[str, Any]:
+    """An epoch as flat numbers for Ray Train and Ray Tune."""
+    val = event["val"]
+    return {
+        "epoch": event["epoch"],
+        "train_loss": event["train"]["loss"],
+        "val_loss": val["loss"],
+        "val_classification": val["classification"],
+        "val_clip_auc": val["clip_auc"],
+        "best_epoch": event["best_epoch"],
+        "best_clip_auc": event["best_clip_auc"],
+        "detector": str(detector),
+    }
