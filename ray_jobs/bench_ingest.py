@@ -108,7 +108,7 @@ def bench_ingest(
     report = {
         "crops": sum(training.counts["train"].values()),
         "image_size": settings.model.image_size,
-        "batch_size": settings.train.batch_size,
+        "batch_size": settings.train.batch_rows,
         "consumers": world,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpus": cpus,
@@ -164,7 +164,7 @@ class _Consumer:
         cache: Cache | None,
     ) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._size, self._batch_size = settings.model.image_size, settings.train.batch_size
+        self._size, self._batch_size = settings.model.image_size, settings.train.batch_rows
         self._epochs = Epochs(
             data,
             settings.stream,

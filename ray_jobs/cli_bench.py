@@ -10,7 +10,7 @@ from genconvit.errors import UserError
 from ray_jobs.options import SAMPLING, STREAM, Given, Json, OutFolder, with_settings
 from ray_jobs.output import Output
 
-app = typer.Typer(help="Measure this machine: extraction and reading of crops.")
+app = typer.Typer(help="Measure this machine: extraction, reading of crops, training.")
 
 
 @app.command()
@@ -68,3 +68,62 @@ def extract(
     from ray_jobs.bench_extract import bench_extract
 
     bench_extract(source, given.settings(), Output(json), single=single, out=out)
+
+
+@app.command()
+@with_settings(
+    {
+        "--batch-size": "train.batch_size",
+        "--preset": "model.preset",
+        "--net": "model.net",
+        "--precision": "train.precision",
+        "--compile": "train.compile",
+        "--num-workers/--world-size": "train.num_workers",
+    }
+)
+def train(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Shards or clips; by default made-up shards.")
+    ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            "--variants",
+            help="Some of eager-fp32, eager-bf16, genconvit, streamed, verdict; by default all.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=2, help="Timed steps; 30 on a GPU, 8 on a CPU.")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", min=1, help="Steps before; 5 on a GPU, 2 on a CPU.")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write trace.json.gz and profile.txt of the step.")
+    ] = False,
+    check_loss: Annotated[
+        bool, typer.Option("--check-loss", help="Compare the losses of 200 steps, too.")
+    ] = False,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Time training steps and verdicts beside a plain PyTorch loop, part by part."""
+    from ray_jobs.bench_train import VARIANTS, bench_train
+
+    names = [name.strip() for name in variants.split(",")] if variants is not None else None
+    for name in names or ():
+        if name not in VARIANTS:
+            raise UserError(f"--variants {name}: there are {', '.join(VARIANTS)}.")
+    bench_train(
+        data,
+        given.settings(),
+        Output(json),
+        variants=names,
+        steps=steps,
+        warmup=warmup,
+        profile=profile,
+        check_loss=check_loss,
+        out=out,
+    )
