@@ -99,18 +99,23 @@ def bench_train(
             "verdict": [],
         }
         with output.bar("measuring", total=len(resident) + len(worlds) + check_loss) as bar:
+
+            def done(name: str) -> None:
+                # A run that is cut off leaves what it has measured.
+                _derive(report)
+                write_json(out / "train.json", report)
+                bar.advance(name)
+
             # On a GPU one variant at a time: each has all of the memory.
             for group in [[name] for name in resident] if gpu else [resident]:
-                measure_resident(group, plan, settings, place, report, out, bar)
+                measure_resident(group, plan, settings, place, report, out, done)
             if worlds:
-                measure_streamed(dataset, worlds, plan, settings, report, out, bar)
+                measure_streamed(dataset, worlds, plan, settings, report, out, done)
             if check_loss:
                 checked: Report = {}
                 report["loss_check"] = checked
                 fill(checked, remote(check_losses, place), settings, place)
-                bar.advance("losses")
-    _derive(report)
-    write_json(out / "train.json", report)
+                done("losses")
     show(report, output)
     output.say(f"Results: {out / 'train.json'}")
     output.emit({"event": "bench", "out": str(out), **report})
@@ -144,7 +149,7 @@ def _derive(report: Report) -> None:
     rate = report["matmul_tflops_per_s"]
     alone = None
     for row in report["train"]:
-        if "error" in row:
+        if "step_ms" not in row:
             continue
         each = 1000 * row["batch_size"] / row["step_ms"]
         row["images_per_s_per_worker"] = each
@@ -154,6 +159,6 @@ def _derive(report: Report) -> None:
             alone = each if row["workers"] == 1 else alone
             row["scaling_efficiency"] = None if alone is None else each / alone
     for row in report["verdict"]:
-        if "error" not in row:
+        if "batch_ms" in row:
             row["crops_per_s"] = 1000 * row["batch_size"] / row["batch_ms"]
             row["mfu"] = mfu(report["verdict_flops_per_image"], row["crops_per_s"], rate)

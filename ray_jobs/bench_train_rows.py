@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from ray_jobs.bench_train_stream import ALONE_STEPS, train_streamed
 from ray_jobs.bench_train_worker import OUT_OF_MEMORY, Place, Row
 from ray_jobs.failures import reason_of, user_error_in
 from ray_jobs.mailbox import new_mailbox
-from ray_jobs.output import Bar
 
 MOST_CROPS = 65_536
 """Made-up crops; a longer run reads them again."""
@@ -54,7 +53,7 @@ def measure_resident(
     place: Place,
     report: Report,
     out: Path,
-    bar: Bar,
+    done: Callable[[str], None],
 ) -> None:
     """Fills in variants whose crops are on the device."""
     trained: dict[str, Report] = {}
@@ -84,7 +83,7 @@ def measure_resident(
     finally:
         for name, actor in actors.items():
             ray.kill(actor)
-            bar.advance(name)
+            done(name)
 
 
 def _profile(row: Report, actor: Any, report: Report, out: Path) -> None:
@@ -118,7 +117,7 @@ def measure_streamed(
     settings: Settings,
     report: Report,
     out: Path,
-    bar: Bar,
+    done: Callable[[str], None],
 ) -> None:
     """Fills in a row for each number of workers."""
     with tempfile.TemporaryDirectory(prefix="genconvit-") as made:
@@ -148,7 +147,7 @@ def measure_streamed(
                     row |= event
                 ray.kill(mailbox)
                 shutil.rmtree(out / "ray", ignore_errors=True)
-            bar.advance(f"streamed, {world}")
+            done(f"streamed, {world}")
 
 
 def remote(function: Any, place: Place) -> Any:

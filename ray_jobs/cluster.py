@@ -183,7 +183,7 @@ def _elastic_cpus(cluster: Resources, fewest: int, most: int) -> tuple[float, fl
     """
     node = min(cluster.largest_node_cpus, cluster.cpus)
     nodes = max(1, round(cluster.cpus / node))
-    data = 0.5
+    on_a_node = max(-(-fewest // nodes), min(-(-most // nodes), int(2 * node) - 2), 1)
     # One more worker than planned must not fit into what is left of a node.
-    on_a_node = max(-(-fewest // nodes), min(-(-most // nodes), int(node / data) - 2), 1)
-    return (node - data) / on_a_node, data
+    data = min(0.5, 0.9 * node / (on_a_node + 1))
+    return round((node - data) / on_a_node, 3), round(data, 3) - 0.001 * on_a_node

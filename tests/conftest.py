@@ -44,10 +44,14 @@ def small_settings(*texts: str) -> Settings:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n 2 --dist loadgroup`, one process has the cluster and the other the rest."""
+    """With `pytest -n 2 --dist loadgroup`, one process has the cluster and the other the rest.
+
+    Tests of one file stay together, so that what they share is made once.
+    """
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+        clustered = "cluster" in getattr(item, "fixturenames", ())
+        group = "cluster" if clustered else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -84,11 +84,13 @@ class RunFolder:
             ) from error
 
     def check(self) -> None:
-        """Whether the run in this folder can go on with these settings and data.
+        """Whether the run in this folder, if there is one, can go on with these settings and data.
 
         Raises:
             UserError: It was begun with others.
         """
+        if not (self.path / SETTINGS).is_file():
+            return
         begun = resolve_settings(self.path / SETTINGS)
         for name, value in _flat(self.settings).items():
             if name not in MAY_CHANGE and value != _flat(begun)[name]:

@@ -30,9 +30,10 @@ from genconvit.train.precision import Precision
 from ray_jobs.bench_train import bench_train
 from ray_jobs.bench_train_rows import fill
 from ray_jobs.bench_train_table import show
-from ray_jobs.bench_train_worker import Place, check_losses, prepared_network
+from ray_jobs.bench_train_worker import Place, check_losses
 from ray_jobs.cli import main
 from ray_jobs.output import Output
+from ray_jobs.train_worker import start_network
 from tests.conftest import small_settings
 
 CPU = torch.device("cpu")
@@ -187,8 +188,10 @@ def test_losses_that_differ_by_more_than_their_noise_are_told() -> None:
 def test_marks_time_what_lies_between_them() -> None:
     settings = small_settings()
     for make in (
-        lambda marks: PlainStep(prepared_network(settings, CPU), settings, Precision("cpu"), marks),
-        lambda marks: run_step(settings, prepared_network(settings, CPU), CPU, marks),
+        lambda marks: PlainStep(
+            start_network(settings, CPU, new=False), settings, Precision("cpu"), marks
+        ),
+        lambda marks: run_step(settings, start_network(settings, CPU, new=False), CPU, marks),
     ):
         marks = Marks(CPU)
         step = make(marks)
