@@ -122,7 +122,10 @@ def _operations(report: dict[str, Any]) -> Table:
 
 def _losses(found: dict[str, Any]) -> str:
     if "error" in found:
-        return f"The losses could not be compared: {found['error']}."
+        return f"The losses could not be compared: {found['error'].rstrip('.')}."
+    if None in found.values():
+        which = [name for name in ("plain", "genconvit") if found[f"{name}_loss"] is None]
+        return f"Within noise: no; the loss of {' and '.join(which)} is not finite."
     return (
         f"Loss at first {found['first_loss']:.4f}, mean of the last {found['last_steps']} of "
         f"{found['steps']} steps: eager fp32 {found['plain_loss']:.4f} ± "

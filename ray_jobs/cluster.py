@@ -166,7 +166,11 @@ def train_budget(settings: TrainSettings, cluster: Resources, runs: int = 1) -> 
             f"{cluster.cpus:g}; use fewer workers (--num-workers)."
         )
     if most is not None and most > fewest:
-        cpus, data_cpus = (1.0, 1.0) if use_gpu else _elastic_cpus(cluster, fewest, most)
+        if runs > 1:
+            raise UserError("an elastic run (--num-workers MIN:MAX) needs the cluster for itself.")
+        here = min(most, cluster.gpus) if use_gpu else most
+        cpus, data_cpus = _elastic_cpus(cluster, fewest, here)
+        cpus = min(cpus, 1.0) if use_gpu else cpus
         return Budget(workers, cpus, use_gpu, data_cpus, elastic_to=most)
     if cluster.cpus < total + 1:
         return Budget(workers, 0.5, use_gpu, min(1.0, cluster.cpus - total / 2))
@@ -184,6 +188,6 @@ def _elastic_cpus(cluster: Resources, fewest: int, most: int) -> tuple[float, fl
     node = min(cluster.largest_node_cpus, cluster.cpus)
     nodes = max(1, round(cluster.cpus / node))
     on_a_node = max(-(-fewest // nodes), min(-(-most // nodes), int(2 * node) - 2), 1)
-    # One more worker than planned must not fit into what is left of a node.
-    data = min(0.5, 0.9 * node / (on_a_node + 1))
-    return round((node - data) / on_a_node, 3), round(data, 3) - 0.001 * on_a_node
+    # A quarter decodes; but one more worker than planned must not fit into what is left of a node.
+    data = min(max(0.5, node / 4), 0.9 * node / (on_a_node + 1))
+    return round((node - data) / on_a_node, 3), min(1.0, round(data - 0.001 * on_a_node, 3))

@@ -23,4 +23,12 @@ def user_error_in(error: BaseException | None, depth: int = 8) -> UserError | No
 
 def reason_of(error: BaseException) -> str:
     """Why something failed, in a line: the user's own error where there is one."""
-    return str(user_error_in(error) or error).strip().splitlines()[-1]
+    found = user_error_in(error)
+    if found is not None:
+        return str(found)
+    inner = list(getattr(error, "worker_failures", {}).values())
+    cause = inner[0] if inner else getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if "Traceback" in str(cause):
+        return lines[-1]  # which names the error's class
+    return ": ".join([type(cause).__name__, *lines[:1]])

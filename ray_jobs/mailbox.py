@@ -83,7 +83,7 @@ def follow(mailbox: Any, work: Callable[[], Any], handle: Callable[[Event], None
     the program at once.
 
     Raises:
-        KeyboardInterrupt: On the second signal.
+        KeyboardInterrupt: On the second signal, or before the work has told of anything.
     """
     result: list[Any] = []
     failure: list[BaseException] = []
@@ -94,8 +94,12 @@ def follow(mailbox: Any, work: Callable[[], Any], handle: Callable[[Event], None
         except BaseException as error:
             failure.append(error)
 
+    told = False
+
     def collect() -> None:
+        nonlocal told
         for event in ray.get(mailbox.drain.remote()):
+            told = True
             handle(event)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -104,6 +108,8 @@ def follow(mailbox: Any, work: Callable[[], Any], handle: Callable[[Event], None
         asked = False
         while thread.is_alive():
             thread.join(POLL_S)
+            if received and not told:
+                raise KeyboardInterrupt  # nothing is done that could be saved
             if received and not asked:
                 asked = True
                 mailbox.ask_to_stop.remote()

@@ -40,7 +40,7 @@ from ray_jobs.train_settings import (
 from ray_jobs.train_worker import train_worker
 
 MINUTES_WITHOUT_ROOM = 30
-"""How long a run waits for nodes that it needs to come back; Ray asks for them once a minute."""
+"""How long a run waits in all for nodes that it needs to come back; Ray looks once a minute."""
 INTERRUPTED = 130
 """Exit code of a run that was asked to stop: 128 + SIGINT."""
 
@@ -101,20 +101,31 @@ def train(
         output.say(
             f"Training {settings.model.preset} {settings.model.net} "
             f"on {plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
-            f"{settings.train.batch_size} crops a step and worker, "
+            f"{_batch_in_words(settings)}, "
             f"{sum(dataset.counts['train'].values())} crops.\nRun: {out}\nRay's logs: {ray_logs}"
         )
         cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
         try:
             _fit_on_ray(folder, dataset, budget, output, cache)
-        except RunStoppedError as error:
-            output.say(f"{str(error)[0].upper()}{str(error)[1:]}\nRun: {out}")
+        except (RunStoppedError, KeyboardInterrupt) as error:
+            why = str(error) or "stopped; what was done since the newest state is lost."
+            output.say(f"{why[0].upper()}{why[1:]}\nRun: {out}")
             output.emit({"event": "interrupted", "out": str(out)})
             sys.exit(INTERRUPTED)
     results = read_results(out)
     training_curves(out, results["history"])
     _show(results, out, output)
     return results
+
+
+def _batch_in_words(settings: Settings) -> str:
+    train = settings.train
+    if train.batch_size == "auto":
+        return "as many crops a pass as fit"
+    passes = train.grad_accum_steps
+    return f"{train.batch_size} crops a pass and worker" + (
+        f", {passes} passes a step" if passes > 1 else ""
+    )
 
 
 def resume_run(
@@ -163,6 +174,12 @@ def trainer_for(
         "mailbox": mailbox,
         "data_cpus": budget.data_cpus,
         "cache": cache,
+        # Not in `runtime_env`, which Ray shows and logs: there may be passwords among them.
+        "logger_variables": {
+            name: value
+            for name, value in os.environ.items()
+            if name.split("_")[0].lower() in folder.settings.train.log_to
+        },
     }
     scaling = ScalingConfig(
         num_workers=budget.workers
@@ -180,14 +197,6 @@ def trainer_for(
         scaling_config=scaling,
         run_config=RunConfig(
             storage_path=str(folder.path / "ray"),
-            # Where MLflow and Weights & Biases are, and who may write there.
-            worker_runtime_env={
-                "env_vars": {
-                    name: value
-                    for name, value in os.environ.items()
-                    if name.startswith(("MLFLOW_", "WANDB_"))
-                }
-            },
             # Trials of a sweep have no mailbox; the sweep decides about those that fail.
             failure_config=FailureConfig(
                 max_failures=folder.settings.train.max_failures if mailbox is not None else 0,
@@ -199,10 +208,12 @@ def trainer_for(
 
 
 def finished(out: Path, settings: Settings) -> bool:
-    """Whether a run has come to the end of its epochs or of its patience."""
+    """Whether a run has come to the end of its epochs or of its patience, and has said so."""
     if not (out / RESULTS).is_file():
         return False
     results = read_results(out)
+    if not results["finished"]:
+        return False
     waited = results["epochs"] - results["best_epoch"]
     patience = settings.train.early_stopping_patience
     return bool(results["epochs"] >= settings.train.epochs or waited >= patience)
@@ -240,6 +251,12 @@ def fit_run(
     end = ray.get(mailbox.end_of.remote(run))
     if end is not None:
         raise (RunStoppedError if end["interrupted"] else UserError)(end["message"])
+    if isinstance(failure, ray.train.ControllerError):
+        raise UserError(
+            f"the cluster had no room for the run's workers for {MINUTES_WITHOUT_ROOM} minutes in "
+            f"all ({reason_of(failure)}); add nodes or ask for fewer with --num-workers, and "
+            f"continue with --resume {run}."
+        ) from failure
     if failure is not None and user_error_in(failure) is None:
         raise UserError(
             f"the run failed {plural(retries + 1, 'time')}, at last with: {reason_of(failure)}; "

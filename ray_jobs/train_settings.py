@@ -91,6 +91,10 @@ def settings_for(
             f"{dataset.path} has no val split; extract with split.val_fraction=0.2 or so."
         )
     check_loggers(settings.train.log_to)
+    if settings.train.init is not None:  # workers have another current folder
+        init = absolute(settings.train.init)
+        train = settings.train.model_copy(update={"init": init})
+        settings = settings.model_copy(update={"train": train})
     if not begun:
         settings = _as_its_beginning(settings, dataset)
     model = without_idle_heads(settings.model, settings.loss)
@@ -114,7 +118,7 @@ def _as_its_beginning(settings: Settings, dataset: FrameDataset | TrainingData) 
     """
     if settings.train.init is None:
         return settings
-    place = absolute(settings.train.init)  # workers have another current folder
+    place = settings.train.init
     info = read_info(place)
     chosen = {name: getattr(settings.model, name) for name in settings.model.model_fields_set}
     for name, value in chosen.items():
@@ -133,7 +137,6 @@ def _as_its_beginning(settings: Settings, dataset: FrameDataset | TrainingData) 
     return settings.model_copy(
         update={
             "model": info.model.model_copy(update=kept),
-            "train": settings.train.model_copy(update={"init": place}),
             "decision": settings.decision if settings.decision.model_fields_set else info.decision,
         }
     )

@@ -29,9 +29,15 @@ from genconvit.train.distributed import ddp_options, gather_from_workers, rank_a
 from genconvit.train.loggers import build_loggers
 from genconvit.train.loop import Data, fit
 from genconvit.train.run_folder import SETTINGS, RunFolder
+from genconvit.train.state import read_state
 from genconvit.train.watch import Event, RunEndedError, RunStoppedError
+from ray_jobs.failures import reason_of
 from ray_jobs.stream import stream
 
+OUT_OF_MEMORY = (
+    "a GPU has too little memory for the run; lower --batch-size (or give auto), or take "
+    "--grad-checkpointing, and start again."
+)
 WRONG = "computes something else than PyTorch on this GPU and is not used; it is slower so"
 
 
@@ -40,20 +46,26 @@ def train_worker(config: dict[str, Any]) -> None:
 
     Args:
         config: `settings` (JSON), `data` (locations), `out` (a path), `mailbox` (an actor or None),
-            `data_cpus`, `cache` (a `Cache` or None), `summary`.
+            `data_cpus`, `cache` (a `Cache` or None), `summary`, `logger_variables`.
     """
     mailbox, out = config["mailbox"], config["out"]
     if mailbox is not None and ray.get(mailbox.end_of.remote(out)) is not None:
         return  # Ray started the workers anew, and what ended the run would end it again
     try:
         _train(config)
-    except UserError as error:
+    except Exception as error:
         if mailbox is None:
+            raise
+        if isinstance(error, torch.OutOfMemoryError):
+            error = UserError(OUT_OF_MEMORY)  # it would come again
+        if not isinstance(error, UserError):
+            text = f"a worker failed: {reason_of(error)}"
+            ray.get(mailbox.push.remote({"run": out, "event": "note", "text": text}))
             raise
         end = {"message": str(error), "interrupted": isinstance(error, RunStoppedError)}
         ray.get(mailbox.end.remote(out, end))
         if not isinstance(error, RunEndedError):
-            raise  # the other workers wait for this one
+            raise error  # the other workers wait for this one
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -72,7 +84,9 @@ def _train(config: dict[str, Any]) -> None:
         if rank == 0 and mailbox is not None:
             mailbox.push.remote({"run": config["out"], **event})
 
-    resumed, damaged = folder.newest_state()
+    found = folder.newest_state() if rank == 0 else (None, [])
+    [(newest, damaged), *_] = gather_from_workers(found)  # all go on from the same
+    resumed = read_state(newest) if newest is not None else None
     network = start_network(settings, device, new=resumed is None)
     plan = _plan(settings, network, device, resumed, tell)
     if resumed is not None:
@@ -91,6 +105,7 @@ def _train(config: dict[str, Any]) -> None:
         num_cpus=config["data_cpus"],
         cache=config["cache"],
     )
+    os.environ.update(config["logger_variables"] if rank == 0 else {})
     loggers = (
         build_loggers(
             settings,
@@ -138,7 +153,7 @@ def _train(config: dict[str, Any]) -> None:
             folder,
             device=device,
             resumed=resumed,
-            wrap=partial(wrap, passes=plan.passes),
+            wrap=partial(wrap, passes=plan.passes, sync_bn=train.sync_bn),
             accelerate=faster,
             compiled=compiled,
             on_event=on_event,
@@ -170,8 +185,6 @@ def start_network(settings: Settings, device: torch.device, *, new: bool) -> nn.
         for part in network.modules():
             if hasattr(part, "set_grad_checkpointing"):
                 part.set_grad_checkpointing(True)  # type: ignore[operator]
-    if settings.train.sync_bn and rank_and_world()[1] > 1:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network = network.to(device)
     return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
 
@@ -188,8 +201,16 @@ def speed_up(network: nn.Module, settings: TrainSettings, device: torch.device) 
     return accelerate(network, compile=compiled) if compiled or device.type == "cuda" else network
 
 
-def wrap(network: nn.Module, passes: int = 1) -> nn.Module:
-    """DDP, where there is more than one worker; for so many passes a step."""
+def wrap(network: nn.Module, passes: int = 1, sync_bn: bool = False) -> nn.Module:
+    """DDP, where there is more than one worker.
+
+    Args:
+        network: On its device; its batch norms may be exchanged.
+        passes: Passes a step.
+        sync_bn: Take batch statistics over all workers.
+    """
+    if sync_bn and rank_and_world()[1] > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     # 4. Ray Train knows the worker's device.
     wrapped: nn.Module = ray.train.torch.prepare_model(
         network, parallel_strategy_kwargs=ddp_options(passes)
@@ -206,13 +227,13 @@ def _plan(
 ) -> BatchPlan:
     """How the crops of a step are shared out among the workers that there are now."""
     train, world = settings.train, rank_and_world()[1]
+    if resumed is not None:
+        return plan_batches(resumed["batch_size"], resumed["step_rows"], world)
     size = train.batch_rows
     if train.batch_size == "auto":
         tell({"event": "phase", "title": "finding the batch size"})
         size = min(gather_from_workers(find_batch_size(settings, network, device)))
         tell({"event": "batch_size", "batch_size": size})
-    if resumed is not None:
-        return plan_batches(min(size, resumed["batch_size"]), resumed["step_rows"], world)
     most = train.worker_range[1] if train.worker_range else world
     return plan_batches(size, size * train.grad_accum_steps * most, world)
 

@@ -49,9 +49,15 @@ def distrust_wrong_kernels(
         *((mlp.KERNEL, _mlp_agrees, (*each, device)) for each in mlps),
     ]
     for kernel, agrees, shape in tries:
-        if kernel not in kernels.DISTRUSTED and not agrees(*shape):
+        if kernel in kernels.DISTRUSTED:
+            continue
+        try:
+            right, why = agrees(*shape), "its results are wrong"
+        except Exception as error:  # it does not compile here, or asks for more than the GPU has
+            right, why = False, f"{type(error).__name__}: {error}"
+        if not right:
             kernels.DISTRUSTED.add(kernel)
-            logger.warning("the kernel of %s is wrong on this GPU and is not used", kernel)
+            logger.warning("the kernel of %s is not used on this GPU: %s", kernel, why)
 
 
 @cache
@@ -109,7 +115,7 @@ def agree(function: Callable[..., Tensor], map_BHWC: Tensor, weights: Sequence[T
         map_BHWC: Float32.
         weights: Float32.
     """
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    dtype = torch.bfloat16 if has_bf16() else torch.float16
     low = map_BHWC.to(dtype)
     first, again = (_results(function, low, weights) for _ in range(2))
     expected = _results(function, low.float(), weights)
@@ -126,6 +132,11 @@ def _results(
     out = function(*inputs)
     towards = torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape).to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, inputs, towards)]
+
+
+def has_bf16() -> bool:
+    """Whether the GPU computes in bfloat16 itself; PyTorch also counts those that emulate it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class _Drawn:

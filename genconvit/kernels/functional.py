@@ -1,7 +1,7 @@
 """The networks' repeated parts as functions of tensors alone, so that equal parts share one graph.
 
 All take and return maps with the channels last. `dtype` is that of the residual stream, of the
-operands of matrix products and of the result; statistics and weights' gradients stay in float32.
+operands of matrix products and of the result; statistics stay in float32.
 """
 
 from __future__ import annotations
@@ -58,9 +58,16 @@ def norm_mlp(
     """shortcut + keep * scale * second(gelu(first(norm(z)))); no shortcut: z itself.
 
     The factors go into the second layer's weights and its input: as factors of the result they
-    would cost a pass over the map each way, and the result itself would be kept for them.
+    would cost a pass over the map each way, and the result itself would be kept for them. In
+    float16 a scale of 1e-6, with which ConvNeXt starts, would leave nothing of the weights.
     """
     weight, bias = second.weight, second.bias
+    if scale_C is not None and z_BHWC.dtype == torch.float16:
+        shortcut = z_BHWC if shortcut_BHWC is None else shortcut_BHWC
+        branch = linear(F.gelu(linear(layer_norm(z_BHWC, norm), first)), second) * scale_C
+        return (shortcut + (branch if keep_B is None else branch * keep_B.view(-1, 1, 1, 1))).to(
+            z_BHWC.dtype
+        )
     if scale_C is not None:
         weight = weight * scale_C[:, None]
         bias = None if bias is None else bias * scale_C

@@ -188,8 +188,9 @@ def _decode(part: Any, latent_BZ: Tensor) -> Tensor:
 @lru_cache(maxsize=64)
 def _pixel_constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3, 1, 1): made once, as a copy to the GPU waits for its work."""
-    mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
-    return mean.view(3, 1, 1).to(device), deviation.view(3, 1, 1).to(device)
+    with torch.inference_mode(False):  # else training could not use what validation made first
+        mean, deviation = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+        return mean.view(3, 1, 1).to(device), deviation.view(3, 1, 1).to(device)
 
 
 class _PatchMerging(PatchMerging):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TypeVar
 
 import torch
@@ -63,7 +64,8 @@ def share_batch_statistics(network: nn.Module) -> None:
 
 def seed_everything(seed: int, epoch: int, batch: int = 0) -> None:
     """Random numbers that depend on seed, place in the run and worker alone."""
-    torch.manual_seed(((seed * 1_000_003 + epoch) * 4_099 + rank_and_world()[0]) * 65_537 + batch)
+    place = f"{seed} {epoch} {batch} {rank_and_world()[0]}"
+    torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:7]))
 
 
 def largest_of_workers(numbers: list[float], device: torch.device) -> list[float]:

@@ -105,30 +105,27 @@ def fit(
     weights = class_weights(counts).to(device) if train.class_balance else None
     objective = Objective(settings.loss, settings.model, precision, weights, compiled)
     preparation = Preparation(settings, device)
-    first = rank_and_world()[0] == 0
+    started = time.monotonic()
 
-    def save(*steps: Callable[[], None]) -> None:
+    def save() -> None:
+        state.seconds = time.monotonic() - started
         content = state.state_dict(plan)
-        problem = ""
-        try:
-            for write in (*steps, lambda: folder.save_state(content)) if first else ():
-                write()
-        except UserError as error:
-            problem = str(error)
-        [problem, *_] = gather_from_workers(problem)
-        if problem:
-            raise RunEndedError(problem)
+        _by_the_first(partial(folder.save_state, content))
 
+    if state.history and state.batches == 0:
+        # Whoever was cut off between a state and what is told of it tells it now.
+        _by_the_first(partial(folder.save_epoch, state))
     watch = Watch(settings, state, device, save, on_event, ask)
     step: TrainStep | None = None
     while state.epoch < train.epochs and not state.stopping.should_stop:
-        epoch, started = state.epoch + 1, time.monotonic()
+        epoch, started = state.epoch + 1, time.monotonic() - state.seconds
         if step is None or epoch == train.freeze_epochs + 1:
             # DDP has to know from the start which parameters get a gradient.
             freeze_backbones(network, epoch <= train.freeze_epochs)
             step = TrainStep(wrap(network), objective, preparation, state, train.clip_grad)
         means = train_epoch(step, data, epoch, device, watch)
-        share_batch_statistics(network)
+        for one in {network, state.judge}:
+            share_batch_statistics(one)
         _refuse_different(network, device)
         on_event({"event": "phase", "title": "validating"})
         val = validate(state.judge, data.validate(), objective, device)
@@ -139,6 +136,7 @@ def fit(
             "lr": state.schedule.lr,
             "train": {name: value for name, value in means.items() if name != "crops"},
             "val": {name: value for name, value in val.items() if name != "crops"},
+            "crops": {"train": means["crops"], "val": val["crops"]},
             "best": state.stopping.update(epoch, val["clip_auc"], val["classification"]),
             "seconds": round(seconds, 3),
             "crops_per_s": round((means["crops"] + val["crops"]) / seconds, 1),
@@ -146,15 +144,35 @@ def fit(
         }
         state.schedule.after_epoch(epoch, val["classification"])
         state.history.append(entry)
-        state.batches, state.sums = 0, Sums(device)
+        state.batches, state.sums = 0, Sums(device, finite=True)
         seed_everything(settings.seed, epoch + 1)
-        save(partial(folder.save_epoch, state, means["crops"], val["crops"]))
+        started = time.monotonic()
+        # The state first: what is in `best/` can be made of it, and not the other way round.
+        save()
+        state.seconds = 0.0
+        _by_the_first(partial(folder.save_epoch, state))
         watch.saved()
         best = {"best_epoch": state.stopping.best_epoch, "best_clip_auc": state.stopping.best_auc}
         on_event({"event": "epoch", **best, **entry})
-    if first:
-        early = state.stopping.should_stop and state.epoch < train.epochs
-        folder.finish(state, stopped_early=early)
+    early = state.stopping.should_stop and state.epoch < train.epochs
+    _by_the_first(partial(folder.finish, state, stopped_early=early))
+
+
+def _by_the_first(write: Callable[[], None]) -> None:
+    """Has the first worker write something; where it cannot, all workers end.
+
+    Raises:
+        RunEndedError: It cannot be written.
+    """
+    problem = ""
+    if rank_and_world()[0] == 0:
+        try:
+            write()
+        except UserError as error:
+            problem = str(error)
+    [problem, *_] = gather_from_workers(problem)
+    if problem:
+        raise RunEndedError(problem)
 
 
 def train_epoch(
@@ -168,12 +186,18 @@ def train_epoch(
     for crops_BHWC, batch in feed:
         state.batches += 1
         last = state.batches % plan.passes == 0 or state.batches == data.batches
-        parts = step.forward(crops_BHWC, labels_of(batch), last=last)
-        step.backward(parts["loss"], _share_of_step(state.batches, data), last=last)
+        with step.objective.stance(len(crops_BHWC), plan.rows):
+            parts = step.forward(crops_BHWC, labels_of(batch), last=last)
+            step.backward(parts["loss"], _share_of_step(state.batches, data), last=last)
         state.sums.add(parts, len(crops_BHWC))
         if last:
             step.update()
             watch.look()
+    if state.batches < data.batches:
+        raise UserError(
+            f"epoch {epoch} ended after {state.batches} of {data.batches} batches; the shards were "
+            "changed or a decoding task was lost: continue with --resume."
+        )
     return state.sums.means()
 
 

@@ -119,7 +119,7 @@ def compare_losses(plain: Sequence[float], ours: Sequence[float], last: int) -> 
     """
     one, two = (np.asarray(losses[-last:], np.float64) for losses in (plain, ours))
     errors = [float(x.std(ddof=1) / np.sqrt(len(x))) for x in (one, two)]
-    return {
+    found = {
         "steps": len(plain),
         "last_steps": last,
         "first_loss": float(plain[0]),
@@ -129,6 +129,8 @@ def compare_losses(plain: Sequence[float], ours: Sequence[float], last: int) -> 
         "genconvit_standard_error": errors[1],
         "within_noise": bool(abs(one.mean() - two.mean()) <= 2 * np.hypot(errors[0], errors[1])),
     }
+    # JSON knows no NaN: None is a loss that is not finite.
+    return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
 def matmul_tflops_per_s(device: torch.device, repeats: int = 40) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from genconvit.config import TrainSettings
+from genconvit.kernels.check import has_bf16
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class Precision:
         """The one that `train.precision` names on this device; sets TF32 for what is float32."""
         chosen = settings.precision
         if chosen == "auto":
-            bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-            chosen = "bf16" if bf16 else "fp32"
+            chosen = "bf16" if device.type == "cuda" and has_bf16() else "fp32"
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
             torch.backends.cudnn.allow_tf32 = settings.tf32

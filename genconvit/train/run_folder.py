@@ -11,6 +11,8 @@ RUN/training.log     a line an epoch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,8 @@ class RunFolder:
             if name not in MAY_CHANGE and value != _flat(begun)[name]:
                 raise UserError(
                     f"{self.path} was begun with {name}={_flat(begun)[name]}; resume it without "
-                    f"changing that, or start a new run."
+                    "changing that (and without --config: it keeps its settings), or start a new "
+                    "run."
                 )
         trained_on = read_json(self.path / DATA, "what the run was trained on")
         if trained_on["digest"] != self.data["digest"]:
@@ -105,16 +108,18 @@ class RunFolder:
                 f"that."
             )
 
-    def newest_state(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest whole state, if there is one, and the names of damaged newer ones.
+    def newest_state(self) -> tuple[Path | None, list[str]]:
+        """The file of the newest whole state, if there is one, and the names of damaged newer ones.
+
+        For the first worker alone (`genconvit.train.state.newest_state`).
 
         Raises:
             UserError: None is whole, though epochs are done.
         """
-        state, damaged = newest_state(self.path)
-        if state is None and (self.path / RESULTS).is_file():
+        path, damaged = newest_state(self.path)
+        if path is None and (self.path / RESULTS).is_file():
             raise UserError(f"{self.path} has lost its states; start a new run.")
-        return state, damaged
+        return path, damaged
 
     def save_state(self, content: dict[str, Any]) -> None:
         """Writes what it takes to continue.
@@ -124,21 +129,12 @@ class RunFolder:
         """
         save_state(self.path, content)
 
-    def save_epoch(self, state: RunState, train_crops: int, val_crops: int) -> None:
-        """Ends an epoch: detectors, results and a line in the log.
+    def save_epoch(self, state: RunState) -> None:
+        """Tells of the last epoch that is done: detectors, results and the log.
 
         Raises:
             UserError: They cannot be written; the ones before stay.
         """
-        try:
-            self._save_epoch(state, train_crops, val_crops)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{self.path} cannot be written to ({getattr(error, 'strerror', None) or error}); "
-                "make room or mend the disk, then continue with --resume."
-            ) from error
-
-    def _save_epoch(self, state: RunState, train_crops: int, val_crops: int) -> None:
         entry = state.history[-1]
         info = DetectorInfo(
             model=self.settings.model.model_copy(update={"weights": None}),
@@ -148,25 +144,41 @@ class RunFolder:
             training={
                 "seed": self.settings.seed,
                 "epoch": entry["epoch"],
-                "train_crops": train_crops,
-                "val_crops": val_crops,
+                "train_crops": entry["crops"]["train"],
+                "val_crops": entry["crops"]["val"],
                 "loss": self.settings.loss.model_dump(),
             },
             metrics=entry["val"],
             data_digest=self.data["digest"],
         )
         weights = state.judge.state_dict()
-        if entry["best"]:
-            save_detector(self.best, weights, info)
-        save_detector(self.last, weights, info)
-        self._write_results(state, finished=False)
-        with replaced_file(self.path / "training.log") as aside:
-            lines = [epoch_line(each) + "\n" for each in state.history]
-            aside.write_text("".join(lines), encoding="utf-8")
+        with self._explained():
+            if entry["best"]:
+                save_detector(self.best, weights, info)
+            save_detector(self.last, weights, info)
+            self._write_results(state, finished=False)
+            with replaced_file(self.path / "training.log") as aside:
+                lines = [epoch_line(each) + "\n" for each in state.history]
+                aside.write_text("".join(lines), encoding="utf-8")
 
     def finish(self, state: RunState, *, stopped_early: bool) -> None:
-        """Marks the run as finished."""
-        self._write_results(state, finished=True, stopped_early=stopped_early)
+        """Marks the run as finished.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        with self._explained():
+            self._write_results(state, finished=True, stopped_early=stopped_early)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{self.path} cannot be written to ({getattr(error, 'strerror', None) or error}); "
+                "make room or mend the disk, then continue with --resume."
+            ) from error
 
     def _write_results(
         self, state: RunState, *, finished: bool, stopped_early: bool = False

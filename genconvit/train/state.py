@@ -1,8 +1,8 @@
 """What it takes to continue a run, and the files that hold it.
 
-RUN/states/epoch-0003-batch-000120-8f14e45fceea.pt holds a run's state after 3 epochs and 120
-batches of the fourth. The name ends with the digest of the content: a file that was cut short, or
-changed, is told from a whole one and never read. The newest `KEPT` are kept.
+RUN/states/update-00000512-8f14e45fceea.pt holds a run's state after 512 optimiser steps. The name
+ends with the digest of the content: a file that was cut short, or changed, is told from a whole one
+and never read. The newest `KEPT` are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 
 from genconvit.config import TrainSettings
 from genconvit.errors import UserError
-from genconvit.files import replaced_file
 from genconvit.train.batches import BatchPlan
 from genconvit.train.distributed import gather_from_workers, rank_and_world, seed_everything
 from genconvit.train.ema import build_ema
@@ -34,7 +33,8 @@ from genconvit.train.sums import Sums
 
 STATES = "states"
 KEPT = 2
-_NAME = re.compile(r"epoch-(\d+)-batch-(\d+)-([0-9a-f]{12})\.pt")
+_ASIDE = ".writing-"
+_NAME = re.compile(r"update-(\d+)-([0-9a-f]{12})\.pt")
 
 
 @dataclass
@@ -54,6 +54,7 @@ class RunState:
         updates: Optimiser steps of the whole run.
         skipped: Those of them that changed nothing, since a gradient was not finite.
         skipped_in_a_row: Those since the last one that changed something.
+        seconds: Of the epoch under way, before this process.
     """
 
     network: nn.Module
@@ -68,6 +69,7 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
     updates: int = 0
+    seconds: float = 0.0
 
     @classmethod
     def new(
@@ -95,7 +97,7 @@ class RunState:
             precision.scaler(),
             build_ema(network, settings),
             EarlyStopping(settings.early_stopping_patience, settings.early_stopping_min_delta),
-            Sums(device),
+            Sums(device, finite=True),
             skipped=torch.zeros((), device=device),
             skipped_in_a_row=torch.zeros((), device=device),
         )
@@ -126,6 +128,7 @@ class RunState:
             "history": self.history,
             "batches": self.batches,
             "updates": self.updates,
+            "seconds": self.seconds,
             "skipped": self.skipped.cpu(),
             "skipped_in_a_row": self.skipped_in_a_row.cpu(),
             "batch_size": plan.batch_size,
@@ -155,7 +158,7 @@ class RunState:
             self.average.module.load_state_dict(state["average"])
         self.stopping.load_state_dict(state["stopping"])
         self.history = list(state["history"])
-        self.updates = state["updates"]
+        self.updates, self.seconds = state["updates"], state["seconds"]
         self.skipped.copy_(state["skipped"])
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])
         rank, world = rank_and_world()
@@ -167,8 +170,8 @@ class RunState:
             return
         seen = state["batches"] * state["worker_rows"] * len(workers)
         self.batches = seen // (plan.rows * world * plan.passes) * plan.passes
-        if rank < len(workers):
-            self.sums.load_state_dict(workers[rank]["sums"])
+        for worker in workers[rank::world]:
+            self.sums.load_state_dict(worker["sums"])
         seed_everything(seed, self.epoch + 1, self.batches)
 
 
@@ -179,15 +182,21 @@ def save_state(folder: Path, state: dict[str, Any]) -> Path:
         UserError: It cannot be written; those that are there stay.
     """
     target = folder / STATES
-    digest = hashlib.sha256()
-    place = f"epoch-{len(state['history']):04d}-batch-{state['batches']:06d}"
     try:
-        with replaced_file(target / place) as aside, aside.open("wb") as file:
-            torch.save(state, _Hashed(file, digest))  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        path = target / f"{place}-{digest.hexdigest()[:12]}.pt"
-        (target / place).replace(path)
+        target.mkdir(parents=True, exist_ok=True)
+        aside = target / f"{_ASIDE}{os.getpid()}"
+        try:
+            with aside.open("wb") as file:
+                hashed = _Hashed(file)
+                torch.save(state, hashed)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            path = target / f"update-{state['updates']:08d}-{hashed.digest}.pt"
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        for old in _newest_first(folder)[KEPT:]:
+            old.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         # Where a write fails, torch raises an error of its own over it.
         cause = error if isinstance(error, OSError) else error.__context__
@@ -197,40 +206,68 @@ def save_state(folder: Path, state: dict[str, Any]) -> Path:
             f"the run's state cannot be written to {target} ({cause.strerror}); make room or mend "
             "the disk, then continue with --resume."
         ) from error
-    for old in sorted(_states(folder), key=_place, reverse=True)[KEPT:]:
-        old.unlink(missing_ok=True)
     return path
 
 
-def newest_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole state of a run, if it has one, and the names of damaged newer ones.
+def newest_state(folder: Path) -> tuple[Path | None, list[str]]:
+    """The file of a run's newest whole state, if it has one; clears what is of no use.
+
+    For the first worker alone: it removes damaged states, and what a writer left that was killed.
+
+    Returns:
+        The file, and the names of damaged newer ones.
 
     Raises:
         UserError: There are states, and none is whole.
     """
-    damaged: list[str] = []
-    for path in sorted(_states(folder), key=_place, reverse=True):
+    for left in (folder / STATES).glob(f"{_ASIDE}*"):
+        left.unlink(missing_ok=True)
+    damaged: list[Path] = []
+    found: Path | None = None
+    for path in _newest_first(folder):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         if digest == path.stem.rsplit("-", 1)[1]:
-            try:
-                return torch.load(path, weights_only=True, map_location="cpu"), damaged
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-                raise UserError(
-                    f"{path} holds more than numbers and is not read; remove it, or start a new "
-                    "run."
-                ) from error
-        damaged.append(path.name)
-    if damaged:
+            found = path
+            break
+        damaged.append(path)
+    if found is None and damaged:
         raise UserError(f"{folder / STATES}: no state there is whole; start a new run.")
-    return None, []
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return found, [path.name for path in damaged]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A state.
+
+    Raises:
+        UserError: It is not there, or holds more than numbers.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); the run's folder must be one that all "
+            "nodes share."
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than numbers and is not read; remove it, or start a new run."
+        ) from error
+    return state
 
 
 class _Hashed:
     """A file that digests what is written to it."""
 
-    def __init__(self, file: IO[bytes], digest: Any) -> None:
-        self._file, self._digest = file, digest
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits."""
+        return self._digest.hexdigest()[:12]
 
     def write(self, content: bytes) -> int:
         self._digest.update(content)
@@ -240,15 +277,13 @@ class _Hashed:
         self._file.flush()
 
 
-def _states(folder: Path) -> list[Path]:
+def _newest_first(folder: Path) -> list[Path]:
     target = folder / STATES
-    return [p for p in target.iterdir() if _NAME.fullmatch(p.name)] if target.is_dir() else []
-
-
-def _place(path: Path) -> tuple[int, int, int]:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), int(match[2]), path.stat().st_mtime_ns
+    found = (
+        [path for path in target.iterdir() if _NAME.fullmatch(path.name)] if target.is_dir() else []
+    )
+    # A state may be written twice: after a fall back, and by a run that was resumed elsewhere.
+    return sorted(found, key=lambda path: (path.name.split("-")[1], path.stat().st_mtime_ns))[::-1]
 
 
 def _random_state() -> dict[str, Tensor | None]:

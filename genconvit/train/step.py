@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -37,9 +38,7 @@ class Objective:
         model: Which network it is.
         precision: Of the forward pass.
         class_weights: (2,) weights of the classes, or None.
-        compiled: The loss is compiled, as the network is. Batches of another size than the first
-            are run as they are: compiling anew for the last batch of an epoch would take longer
-            than the epoch.
+        compiled: The loss is compiled, as the network is.
     """
 
     loss: LossSettings
@@ -47,7 +46,6 @@ class Objective:
     precision: Precision
     class_weights: Tensor | None = None
     compiled: bool = False
-    _usual_rows: dict[bool, int] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(
         self, network: nn.Module, x_BCHW: Tensor, targets: Tensor, *, plain: bool = False
@@ -60,16 +58,22 @@ class Objective:
             targets: Labels (B,), or how much of each class an image is (B, 2).
             plain: Without label smoothing and focal loss, to validate.
         """
-        usual = self._usual_rows.setdefault(network.training, len(x_BCHW))
-        odd = self.compiled and len(x_BCHW) != usual
-        stance = torch.compiler.set_stance("force_eager") if odd else nullcontext()
-        with stance, self.precision.autocast():
+        with self.precision.autocast():
             output = network(x_BCHW)
             losses = _compiled_losses() if self.compiled else compute_losses
             parts = losses(
                 output, x_BCHW, targets, self.loss, self.model, self.class_weights, plain=plain
             )
         return output.logits, parts
+
+    def stance(self, rows: int, usual: int) -> AbstractContextManager[object]:
+        """Goes around the passes of a batch, forward and backward.
+
+        Batches of an unusual size are not compiled: it would take longer than the epoch.
+        """
+        if not self.compiled or rows == usual:
+            return nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
 
 @cache
@@ -126,6 +130,13 @@ class TrainStep:
         self.network, self.objective, self.preparation = network, objective, preparation
         self.state, self.clip_grad = state, clip_grad
         self._parameters = [p for p in state.network.parameters() if p.requires_grad]
+        self._statistics = [
+            buffer
+            for module in state.network.modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in module.buffers()
+        ]
+        self._statistics_before = [buffer.clone() for buffer in self._statistics]
 
     def forward(
         self, crops_BHWC: Tensor, labels_B: Tensor, *, last: bool = True
@@ -153,7 +164,7 @@ class TrainStep:
             self.state.scaler.scale(loss * share).backward()
 
     def update(self) -> None:
-        """Clips and steps; a gradient that is not finite changes nothing and is counted."""
+        """Clips and steps; a gradient that is not finite changes no weight and is counted."""
         state = self.state
         state.schedule.before_update(state.updates)
         state.scaler.unscale_(state.optimizer)
@@ -168,6 +179,10 @@ class TrainStep:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self._statistics, self._statistics_before, strict=True):
+            # A forward pass with infinite activations has spoilt the batch statistics.
+            before.copy_(torch.where(bad > 0, before, buffer))
+            buffer.copy_(before)
         state.skipped += bad
         state.skipped_in_a_row.copy_((state.skipped_in_a_row + 1) * bad)
         state.updates += 1

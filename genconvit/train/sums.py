@@ -11,19 +11,25 @@ from genconvit.train.distributed import gather_from_workers, sum_over_workers
 
 
 class Sums:
-    """Sums of the loss parts, kept on the device so that no step waits for the host."""
+    """Sums of the loss parts, kept on the device so that no step waits for the host.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    Args:
+        device: Where the parts are.
+        finite: Batches whose loss is not finite do not count: their steps are skipped.
+    """
+
+    def __init__(self, device: torch.device, *, finite: bool = False) -> None:
+        self._device, self._finite = device, finite
         self._names: list[str] = []
         self._values: Tensor | None = None
 
     def add(self, parts: dict[str, Tensor], crops: int) -> None:
-        """Adds a batch; one whose loss is not finite does not count."""
+        """Adds a batch."""
         self._names = list(parts)
         means = torch.stack([parts[name].detach().double() for name in self._names])
         counted = torch.cat([means, means.new_ones(1)]) * crops
-        counted = torch.where(means.isfinite().all(), counted, torch.zeros_like(counted))
+        if self._finite:
+            counted = torch.where(means.isfinite().all(), counted, torch.zeros_like(counted))
         self._values = counted if self._values is None else self._values + counted
 
     def own(self) -> dict[str, float]:
@@ -52,6 +58,9 @@ class Sums:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict`."""
-        self._names, values = list(state["names"]), state["values"]
-        self._values = None if values is None else values.to(self._device)
+        """Adds what a `state_dict` holds."""
+        if state["values"] is None:
+            return
+        values = state["values"].to(self._device)
+        self._names = list(state["names"])
+        self._values = values if self._values is None else self._values + values

@@ -44,11 +44,13 @@ def validate(
     clips: list[np.ndarray] = []
     fakes: list[np.ndarray] = []
     scores: list[Tensor] = []
+    usual: int | None = None
     for crops_BHWC, batch in Feed(batches, device):
+        usual = usual or len(crops_BHWC)
         labels_B = to_device(labels_of(batch), device)
-        logits, parts = objective(
-            network, normalize(to_images(crops_BHWC, device)), labels_B, plain=True
-        )
+        x_BCHW = normalize(to_images(crops_BHWC, device))
+        with objective.stance(len(x_BCHW), usual):
+            logits, parts = objective(network, x_BCHW, labels_B, plain=True)
         scores.append(logits.double().softmax(dim=1)[:, 0])
         sums.add(parts, len(labels_B))
         clips.append(batch["video_id"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genconvit.config import ModelSettings
+from genconvit.models import accelerate as accelerate_module
 from genconvit.models.accelerate import accelerate
 from genconvit.models.registry import build_from_settings
 
@@ -47,6 +48,33 @@ def assert_same(plain: nn.Module, faster: nn.Module, x: Tensor) -> None:
         for e, g in zip(expected, got, strict=True):
             scale = float(e.norm()) + 1e-6
             assert float((e - g).norm()) < 1e-4 * scale
+
+
+def test_what_validation_made_first_can_be_trained_with() -> None:
+    accelerate_module._pixel_constants.cache_clear()
+    faster = accelerate(network(), compile=False)
+    images = torch.randn(IMAGES)
+    with torch.inference_mode():
+        faster.eval()(images)
+    faster.train()(images).logits.sum().backward()
+
+
+def test_untrained_backbones_have_gradients_in_float16() -> None:
+    """ConvNeXt's layer scale starts so small that folded into float16 weights nothing is left."""
+    plain = network(backbone_kwargs={**nano_convnext(), "ls_init_value": 1e-6}).train()
+    faster = accelerate(copy.deepcopy(plain), compile=False)
+    found = []
+    for module in (plain, faster):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.float16):
+            logits = module(torch.randn(IMAGES)).logits
+        (2**14 * logits.float().sum()).backward()
+        found.append(module.backbone.stages[0].blocks[0].mlp.fc1.weight.grad.flatten())
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
+
+
+def nano_convnext() -> dict[str, Any]:
+    return ModelSettings(preset="nano").backbone_kwargs
 
 
 @pytest.mark.parametrize("sees", ["both", "reconstruction"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from genconvit.errors import ClipError, UserError
-from ray_jobs.failures import user_error_in
+from ray_jobs.failures import reason_of, user_error_in
 
 
 class _TaskError(Exception):
@@ -30,3 +30,10 @@ def test_errors_that_go_in_a_circle_end() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert user_error_in(first) is None
+
+
+def test_the_reason_is_a_line_that_says_what_happened() -> None:
+    oom = RuntimeError("CUDA out of memory. Tried\n to allocate 2 GiB")
+    assert reason_of(_GroupError({1: oom})) == "RuntimeError: CUDA out of memory. Tried"
+    assert reason_of(_TaskError(UserError("a.mp4 is empty."))) == "a.mp4 is empty."
+    assert reason_of(ValueError()) == "ValueError"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -35,6 +36,10 @@ JOB = (
 )
 
 
+UPDATES = 192 // (2 * 8)
+"""Of an epoch."""
+
+
 def job(*texts: str) -> Settings:
     return small_settings(*JOB, *texts)
 
@@ -56,8 +61,12 @@ def whole(cluster: Cluster, shards: Path, tmp_path_factory: pytest.TempPathFacto
 
 def middle_of_epoch(run: Path, epoch: int) -> Callable[[], bool]:
     """Whether a state of a run lies inside an epoch (counted from 1)."""
-    place = f"epoch-{epoch - 1:04d}-batch-*[1-9]-*.pt"
-    return lambda: any((run / STATES).glob(place))
+
+    def is_there() -> bool:
+        updates = [int(path.name.split("-")[1]) for path in (run / STATES).glob("update-*")]
+        return any((epoch - 1) * UPDATES < number < epoch * UPDATES for number in updates)
+
+    return is_there
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
@@ -69,13 +78,15 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Non
 
 
 def workers() -> list[int]:
-    """Training processes on this machine."""
+    """Training processes of this cluster on this machine."""
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    ours = f"RAY_TMPDIR={session.parent.parent}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 if b"ray::RayTrainWorker" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
+                    found += [int(folder.name)] * (ours in (folder / "environ").read_bytes())
             except OSError:  # it has ended
                 continue
     return found

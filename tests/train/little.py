@@ -17,6 +17,7 @@ from genconvit.train.batches import plan_batches
 from genconvit.train.feed import Batch
 from genconvit.train.loop import Data, fit
 from genconvit.train.run_folder import RunFolder
+from genconvit.train.state import newest_state, read_state
 
 CPU = torch.device("cpu")
 
@@ -72,7 +73,15 @@ def run(folder: Path, job: Settings, crops: Data | None = None, **how: Any) -> R
     torch.manual_seed(job.seed)
     run_folder = RunFolder(folder, job, {"digest": "none"})
     run_folder.start()
-    resumed, _ = run_folder.newest_state()
+    path, _ = run_folder.newest_state()
+    resumed = read_state(path) if path else None
     network = build_from_settings(job.model)
     fit(job, network, crops or data(), run_folder, device=CPU, resumed=resumed, **how)
     return run_folder
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """The newest state of a run."""
+    path, _ = newest_state(folder)
+    assert path is not None
+    return read_state(path)

@@ -18,7 +18,7 @@ from genconvit.errors import UserError
 from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
-from genconvit.train.distributed import ddp_options, share_batch_statistics
+from genconvit.train.distributed import ddp_options, seed_everything, share_batch_statistics
 from genconvit.train.loop import blended_counts, class_weights, fit
 from genconvit.train.precision import Precision
 from genconvit.train.run_folder import RunFolder, read_results
@@ -290,3 +290,12 @@ def test_a_resumed_run_does_not_begin_anew(trained: RunFolder, tmp_path: Path) -
     folder = run(Path(shutil.copytree(trained.path, tmp_path / "h")), settings("train.epochs=3"))
     log = (folder.path / "training.log").read_text().splitlines()
     assert [line.split()[:2] for line in log] == [["epoch", str(n)] for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1])
+def test_every_seed_can_be_used(seed: int) -> None:
+    drawn = []
+    for batch in (0, 1, 0):
+        seed_everything(seed, 100_000, batch)
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[2] != drawn[1]

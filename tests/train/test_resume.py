@@ -23,11 +23,16 @@ from genconvit.errors import UserError
 from genconvit.train import watch
 from genconvit.train.batches import plan_batches
 from genconvit.train.run_folder import RunFolder, read_results
-from genconvit.train.state import STATES, newest_state, save_state
+from genconvit.train.state import STATES, newest_state, read_state, save_state
 from genconvit.train.watch import RunEndedError, RunStoppedError
-from tests.train.little import crops, data_of, run, settings
+from tests.train.little import crops, data_of, run, settings, state_of
 
-PLAIN = ("train.deterministic=true",)
+PLAIN = (
+    "train.deterministic=true",
+    # No epoch after the first is progress, so that the rate is halved after the second.
+    "train.early_stopping_min_delta=1",
+    "train.lr_patience=0",
+)
 EVERYTHING = (
     "train.deterministic=true",
     "train.grad_accum_steps=2",
@@ -47,11 +52,11 @@ EVERYTHING = (
 
 
 def job_of(options: tuple[str, ...]) -> tuple[Settings, Any]:
-    """Three optimiser steps an epoch; the last batch is smaller than the others."""
+    """Three epochs of three optimiser steps; the last batch is smaller than the others."""
     passes = 2 if options is EVERYTHING else 1
     rows = 20 if passes == 1 else 44
     data = data_of(crops(rows), crops(12, seed=1), batch_size=8, passes=passes)
-    return settings("model.dropout_rate=0.3", *options), data
+    return settings("model.dropout_rate=0.3", "train.epochs=3", *options), data
 
 
 @pytest.fixture(scope="module", params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
@@ -73,7 +78,7 @@ class StopAfter:
         return "" if self.left else "stop"
 
 
-@pytest.mark.parametrize("updates", [1, 2, 4, 5])
+@pytest.mark.parametrize("updates", [1, 2, 6, 8])
 def test_a_run_that_is_stopped_at_any_step_ends_with_the_same_weights(
     uninterrupted: tuple[tuple[str, ...], RunFolder],
     updates: int,
@@ -119,8 +124,7 @@ def test_a_process_that_is_killed_leaves_a_run_that_goes_on_exactly(tmp_path: Pa
     program = "from genconvit.train import watch; watch.SECONDS_BETWEEN_EVENTS = 0\n" + KILLED
     done = subprocess.run([sys.executable, "-c", program, str(folder)], check=False)
     assert done.returncode == -signal.SIGKILL
-    state, _ = newest_state(folder)
-    assert state is not None
+    state = state_of(folder)
     assert (len(state["history"]), state["batches"], state["updates"]) == (1, 2, 5)
     resumed = run(folder, job, data)
     expected, found = (load_file(f.last / WEIGHTS) for f in (whole, resumed))
@@ -128,14 +132,15 @@ def test_a_process_that_is_killed_leaves_a_run_that_goes_on_exactly(tmp_path: Pa
 
 
 def test_a_state_that_was_cut_short_is_not_chosen(tmp_path: Path) -> None:
-    for batches in (3, 7):
-        save_state(tmp_path, {"history": [], "batches": batches, "numbers": torch.randn(1000)})
-    newest = max((tmp_path / STATES).iterdir())
-    assert "batch-000007" in newest.name
+    whole, newest = (
+        save_state(tmp_path, {"updates": updates, "numbers": torch.randn(1000)})
+        for updates in (3, 7)
+    )
     os.truncate(newest, newest.stat().st_size - 100)
-    state, damaged = newest_state(tmp_path)
-    assert state is not None and state["batches"] == 3
-    assert damaged == [newest.name]
+    assert newest_state(tmp_path) == (whole, [newest.name])
+    # What is written after the fall back is the newest, though it is of an earlier step.
+    again = save_state(tmp_path, {"updates": 5})
+    assert newest_state(tmp_path) == (again, [])
     for path in (tmp_path / STATES).iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="no state there is whole"):
@@ -143,11 +148,10 @@ def test_a_state_that_was_cut_short_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_only_the_two_newest_states_are_kept(tmp_path: Path) -> None:
-    for epoch, batches in ((0, 9), (1, 0), (1, 5)):
-        save_state(tmp_path, {"history": [{}] * epoch, "batches": batches})
-    state, _ = newest_state(tmp_path)
-    assert state is not None and state["batches"] == 5
-    assert len(list((tmp_path / STATES).iterdir())) == 2
+    states = [save_state(tmp_path, {"updates": updates}) for updates in (9, 99, 100)]
+    (tmp_path / STATES / ".writing-7").write_bytes(b"left by a writer that was killed")
+    assert newest_state(tmp_path)[0] == states[2]
+    assert set((tmp_path / STATES).iterdir()) == set(states[1:])
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
@@ -166,13 +170,13 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_loses_nothing(tmp_path: Pa
             assert path.read_bytes() == content, path
     assert load_network(folder.best)[1].training["epoch"] == 1
     assert not [p for p in folder.path.rglob(".*") if p.is_file()]  # nothing half-written stays
-    assert read_results(run(tmp_path / "run", job, data).path)["epochs"] == 2
+    assert read_results(run(tmp_path / "run", job, data).path)["epochs"] == 3
 
 
 def test_a_state_that_could_run_code_is_not_read(tmp_path: Path) -> None:
-    save_state(tmp_path, {"history": [print], "batches": 0})
+    path = save_state(tmp_path, {"updates": 0, "history": [print]})
     with pytest.raises(UserError, match="holds more than numbers"):
-        newest_state(tmp_path)
+        read_state(path)
 
 
 def test_a_run_without_its_states_says_so(tmp_path: Path) -> None:
@@ -204,14 +208,14 @@ def test_with_fewer_workers_the_epoch_goes_on_where_it_was(tmp_path: Path) -> No
     """What two workers left after 2 of 3 batches each, one goes on with after 4 of 6."""
     job, data = job_of(PLAIN)
     folder = run(tmp_path / "run", settings(*PLAIN, "train.epochs=1"), data)
-    state, _ = folder.newest_state()
-    assert state is not None
+    state = state_of(folder.path)
     state["workers"] *= 2
     state["batches"], state["step_rows"], state["worker_rows"] = 1, 16, 8
+    state["updates"] += 1
     save_state(folder.path, state)
     alone = data_of(crops(40), crops(12, seed=1), batch_size=8, passes=2)
     seen: list[int] = []
     train = alone.train
     object.__setattr__(alone, "train", lambda e, skip: (seen.append(skip), train(e, skip))[1])
     run(folder.path, job, alone)
-    assert seen == [2]
+    assert seen == [2, 0]

@@ -15,9 +15,8 @@ from genconvit.checkpoint import WEIGHTS
 from genconvit.models.registry import build_from_settings
 from genconvit.train import watch
 from genconvit.train.run_folder import RunFolder, read_results
-from genconvit.train.state import newest_state
 from genconvit.train.watch import RunEndedError, RunStoppedError
-from tests.train.little import crops, data_of, run, settings
+from tests.train.little import crops, data_of, run, settings, state_of
 
 STILL = (
     "model.dropout_rate=0",
@@ -44,8 +43,7 @@ def test_passes_of_a_step_add_up_to_one_large_pass(tmp_path: Path) -> None:
     job = settings(*STILL)
     whole = run(tmp_path / "a", job, data_of(rows, val, batch_size=16))
     parts = run(tmp_path / "b", job, data_of(rows, val, batch_size=4, passes=4))
-    one, other = (newest_state(f.path)[0] for f in (whole, parts))
-    assert one is not None and other is not None
+    one, other = (state_of(f.path) for f in (whole, parts))
     assert one["updates"] == other["updates"] == 2
     for name, tensor in weights(whole).items():
         # Adam divides by the gradient's size: where that is rounding, so is the step.
@@ -82,8 +80,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_QUESTIONS", 0.0)
     with pytest.raises(RunStoppedError):  # after the first of two steps
         run(tmp_path / "b", settings("train.epochs=1"), ask=lambda: "stop")
-    both, first = (newest_state(tmp_path / name)[0] for name in "ab")
-    assert both is not None and first is not None
+    both, first = (state_of(tmp_path / name) for name in "ab")
     assert (both["updates"], first["updates"]) == (2, 1)
     assert all(torch.equal(v, both["network"][name]) for name, v in first["network"].items())
     moments = zip(
@@ -91,6 +88,25 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(
     )
     for one, other in moments:
         assert all(torch.equal(one[name], other[name]) for name in ("step", "exp_avg"))
+
+
+class Infinite(nn.Module):
+    """A network that sees one batch of infinite values."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.count = network, 0
+
+    def forward(self, x_BCHW: torch.Tensor) -> Any:
+        self.count += 1
+        return self.network(x_BCHW * float("inf") if self.count == 2 else x_BCHW)
+
+
+def test_a_skipped_step_leaves_the_batch_statistics_as_they_are(tmp_path: Path) -> None:
+    job = settings("model.arch=original", "model.net=vae", "train.epochs=2")
+    folder = run(tmp_path / "a", job, wrap=Infinite)
+    assert [entry["skipped"] for entry in read_results(folder.path)["history"]] == [1, 1]
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
 def test_a_run_that_skips_too_many_steps_in_a_row_ends(tmp_path: Path) -> None:
@@ -112,8 +128,7 @@ def test_frozen_backbones_stay_as_they_are_and_learn_later(tmp_path: Path) -> No
 
 def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     folder = run(tmp_path / "a", settings("train.model_ema=true", "train.model_ema_decay=0.5"))
-    state, _ = newest_state(folder.path)
-    assert state is not None
+    state = state_of(folder.path)
     kept = weights(folder)
     for name, tensor in kept.items():
         assert torch.equal(tensor, state["average"][name]), name
