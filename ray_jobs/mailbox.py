@@ -108,13 +108,13 @@ def follow(mailbox: Any, work: Callable[[], Any], handle: Callable[[Event], None
         asked = False
         while thread.is_alive():
             thread.join(POLL_S)
+            collect()
             if received and not told:
                 raise KeyboardInterrupt  # nothing is done that could be saved
             if received and not asked:
                 asked = True
                 mailbox.ask_to_stop.remote()
                 handle({"event": "note", "text": STOPPING})
-            collect()
     collect()
     if failure:
         raise failure[0]

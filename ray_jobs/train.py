@@ -107,15 +107,23 @@ def train(
         cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
         try:
             _fit_on_ray(folder, dataset, budget, output, cache)
-        except (RunStoppedError, KeyboardInterrupt) as error:
-            why = str(error) or "stopped; what was done since the newest state is lost."
-            output.say(f"{why[0].upper()}{why[1:]}\nRun: {out}")
-            output.emit({"event": "interrupted", "out": str(out)})
+        except RunStoppedError as error:
+            _say_stopped(str(error), out, output)
             sys.exit(INTERRUPTED)
+        except KeyboardInterrupt:
+            _say_stopped("stopped; what was done since the newest state is lost.", out, output)
+            sys.stdout.flush()
+            # Ray's threads are at work, and would bring the process down where they are ended.
+            os._exit(INTERRUPTED)
     results = read_results(out)
     training_curves(out, results["history"])
     _show(results, out, output)
     return results
+
+
+def _say_stopped(why: str, out: Path, output: Output) -> None:
+    output.say(f"{why[0].upper()}{why[1:]}\nRun: {out}")
+    output.emit({"event": "interrupted", "out": str(out)})
 
 
 def _batch_in_words(settings: Settings) -> str:

@@ -134,8 +134,7 @@ def _train(config: dict[str, Any]) -> None:
         return network
 
     compiled = compiles(train, device)
-    if compiled:
-        tell({"event": "phase", "title": "compiling"})
+    tell({"event": "phase", "title": "compiling" if compiled else "reading the first crops"})
     try:
         fit(
             settings,
