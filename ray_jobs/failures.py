@@ -25,7 +25,9 @@ def reason_of(error: BaseException) -> str:
     """Why something failed, in a line: the user's own error where there is one."""
     found = user_error_in(error)
     if found is not None:
-        return str(found)
+        # What Ray raises for a task is of the user's class too, and its text a traceback.
+        cause = getattr(found, "cause", None)
+        return str(cause if isinstance(cause, UserError) else found)
     inner = list(getattr(error, "worker_failures", {}).values())
     cause = inner[0] if inner else getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

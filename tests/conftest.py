@@ -43,6 +43,7 @@ def small_settings(*texts: str) -> Settings:
     return resolve_settings(assignments=[parse_assignment(text) for text in (*SMALL, *texts)])
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `pytest -n 2 --dist loadgroup`, one process has the cluster and the other the rest.
 
