@@ -25,6 +25,7 @@ from ray_jobs.output import Output
 from ray_jobs.train import train
 from tests.conftest import Cluster, small_settings
 
+pytestmark = pytest.mark.timeout(900)  # each start of Ray's workers takes its time
 JOB = (
     "train.epochs=2",
     "train.batch_size=8",
@@ -70,7 +71,7 @@ def middle_of_epoch(run: Path, epoch: int) -> Callable[[], bool]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process is None or process.poll() is None, "the run ended before"
         assert time.monotonic() < deadline
@@ -134,7 +135,7 @@ def test_a_stopped_and_then_killed_driver_leaves_a_run_to_continue(
     driver = start(cluster, "--data", shards, "--config", settings, "--out", out)
     wait_for(middle_of_epoch(out, 1), driver)
     driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate(timeout=120)
+    said, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, said
     assert "its state is saved; continue with --resume" in " ".join(said.split())
     assert "Traceback" not in said
@@ -145,7 +146,7 @@ def test_a_stopped_and_then_killed_driver_leaves_a_run_to_continue(
     driver.communicate()
 
     driver = start(cluster, "--data", shards, "--resume", out)
-    said, _ = driver.communicate(timeout=240)
+    said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     assert "going on from epoch" in said
     assert_same_weights(out, whole)
