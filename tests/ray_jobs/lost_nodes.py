@@ -15,6 +15,7 @@ from pathlib import Path
 
 # Ray has already given the lost node's place to a new worker; this is how long it waits for it.
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
+os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
 
 import ray
 from ray._raylet import GcsClient
@@ -28,7 +29,7 @@ from ray_jobs.train import train
 from ray_jobs.train_display import TrainDisplay
 from tests.conftest import small_settings
 
-SECONDS_OF_NOTICE = 5
+SECONDS_OF_NOTICE = 8
 
 
 def main(folder: Path) -> None:
@@ -37,7 +38,7 @@ def main(folder: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     settings = small_settings(
         "train.num_workers=1:3",
-        "train.epochs=2",
+        "train.epochs=4",
         "train.batch_size=8",
         "train.checkpoint_minutes=0.0001",
         "train.log_to=none",
