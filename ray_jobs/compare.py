@@ -37,8 +37,7 @@ from ray_jobs.evaluate import Judging, knows_split
 from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of
 from ray_jobs.options import Given
-from ray_jobs.output import Output, new_out_folder
-from ray_jobs.train import plural
+from ray_jobs.output import Output, new_out_folder, plural
 from ray_jobs.train_many import train_runs
 from ray_jobs.variants import Run, Variant, check_variant, parse_variant, plan_runs
 

@@ -37,6 +37,11 @@ def new_out_folder(job: str) -> Path:
     return runs_folder() / time.strftime(f"{job}-%Y%m%d-%H%M%S")
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 class Output:
     """Where a job tells what it does.
 

@@ -28,7 +28,7 @@ from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of, user_error_in
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
-from ray_jobs.output import Output, new_out_folder, runs_folder
+from ray_jobs.output import Output, new_out_folder, plural, runs_folder
 from ray_jobs.stream import start_workers
 from ray_jobs.train_display import train_display
 from ray_jobs.train_settings import (
@@ -272,11 +272,6 @@ def fit_run(
         ) from failure
     if failure is not None:
         raise failure
-
-
-def plural(number: int, noun: str) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _show(results: dict[str, Any], out: Path, output: Output) -> None:

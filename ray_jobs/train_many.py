@@ -15,8 +15,8 @@ from ray_jobs.cluster import Budget, Resources
 from ray_jobs.failures import reason_of
 from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.options import Given
-from ray_jobs.output import Output
-from ray_jobs.train import finished, fit_run, plural
+from ray_jobs.output import Output, plural
+from ray_jobs.train import finished, fit_run
 from ray_jobs.tune import DRIVER_CPUS, sweep_budget
 from ray_jobs.variants import Run
 

@@ -32,6 +32,7 @@ from genconvit.train.run_folder import SETTINGS, RunFolder
 from genconvit.train.state import read_state
 from genconvit.train.watch import Event, RunEndedError, RunStoppedError
 from ray_jobs.failures import reason_of
+from ray_jobs.output import plural
 from ray_jobs.stream import stream
 
 OUT_OF_MEMORY = (
@@ -239,9 +240,8 @@ def _plan(
 
 def _going_on(state: dict[str, Any], damaged: list[str], world: int) -> str:
     place = f"epoch {len(state['history']) + 1}, batch {state['batches'] + 1}"
-    workers = f"{world} worker" + ("" if world == 1 else "s")
     lost = f" ({', '.join(damaged)} is damaged and was left out)" if damaged else ""
-    return f"going on from {place}, with {workers}{lost}."
+    return f"going on from {place}, with {plural(world, 'worker')}{lost}."
 
 
 class _Ask:

@@ -53,13 +53,17 @@ def gather_from_workers(item: T) -> list[T]:
     return items  # type: ignore[return-value]
 
 
+def batch_statistics(network: nn.Module) -> list[Tensor]:
+    """The buffers of a network's batch norms."""
+    norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
+    return [buffer for norm in norms for buffer in norm.buffers()]
+
+
 def share_batch_statistics(network: nn.Module) -> None:
     """Gives every worker the first one's running statistics, so that all validate one network."""
     if rank_and_world()[1] > 1:
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                for buffer in module.buffers():
-                    dist.broadcast(buffer, src=0)
+        for buffer in batch_statistics(network):
+            dist.broadcast(buffer, src=0)
 
 
 def seed_everything(seed: int, epoch: int, batch: int = 0) -> None:

@@ -80,7 +80,7 @@ def fit(
         data: The crops.
         folder: Where the first worker writes the detectors, the results and the log.
         device: Where to compute.
-        resumed: The state to go on from, of `folder.newest_state`.
+        resumed: The state to go on from, of `genconvit.train.state.read_state`.
         wrap: Makes the network's distributed form, such as DDP.
         accelerate: Makes a network faster, in place.
         compiled: It compiles the network.

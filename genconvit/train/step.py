@@ -12,7 +12,6 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -23,6 +22,7 @@ from genconvit.data.mix import MixCrops
 from genconvit.data.tensors import to_device, to_images
 from genconvit.losses import compute_losses
 from genconvit.models.autoencoder import normalize
+from genconvit.train.distributed import batch_statistics
 from genconvit.train.precision import Precision
 from genconvit.train.state import RunState
 
@@ -130,12 +130,7 @@ class TrainStep:
         self.network, self.objective, self.preparation = network, objective, preparation
         self.state, self.clip_grad = state, clip_grad
         self._parameters = [p for p in state.network.parameters() if p.requires_grad]
-        self._statistics = [
-            buffer
-            for module in state.network.modules()
-            if isinstance(module, _BatchNorm)
-            for buffer in module.buffers()
-        ]
+        self._statistics = batch_statistics(state.network)
         self._statistics_before = [buffer.clone() for buffer in self._statistics]
 
     def forward(
