@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from genconvit.kernels import check
 from genconvit.kernels.check import agree
+from genconvit.kernels.depthwise import depthwise
 from genconvit.models.accelerate import accelerate
 from genconvit.models.registry import build_network
 
@@ -46,3 +48,13 @@ def test_the_kernels_are_right_on_this_gpu() -> None:
 
     accelerate(build_network("v2").cuda(), compile=False)
     assert not DISTRUSTED
+
+
+def test_a_bias_whose_gradient_is_a_plain_sum_is_no_reason_for_distrust(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "has_bf16", lambda: True)  # the coarser of both formats
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((32, 14, 14, 96), (96, 1, 7, 7), (96,))
+    x, w, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    assert agree(depthwise, x, [w / 7, bias])
