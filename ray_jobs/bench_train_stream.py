@@ -138,6 +138,8 @@ def _streamed(config: dict[str, Any]) -> dict[str, Any]:
         marks,
         wrap=wrap,
         accelerate=lambda one: speed_up(one, settings.train, device),
+        compiled=compiled,
+        rows=rows,
     )
 
     def batches() -> Iterator[Batch]:

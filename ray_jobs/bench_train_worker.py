@@ -104,7 +104,7 @@ class Row:
         if settings.train.batch_size == "auto":
             rows = find_batch_size(settings, network, device)
             forget_peaks(device)
-        self._step = made_step(self._plain, settings, network, device, self._marks)
+        self._step = made_step(self._plain, settings, network, device, self._marks, rows)
         side, labels_on = settings.model.image_size, labels_place(self._plain, device)
         self._batches = [
             made_up_batch(number, rows, side, device, labels_on) for number in range(BATCHES)
@@ -194,10 +194,11 @@ def check_losses(settings: Settings, place: Place, steps: int = CHECKED_STEPS) -
         own = constant.model_copy(update={"precision": "fp32"}) if plain else constant
         alike = settings.model_copy(update={"augment": off, "train": own})
         marks = Marks(device)
-        step = made_step(plain, alike, start_network(alike, device, new=False), device, marks)
+        rows, side = settings.train.batch_rows, settings.model.image_size
+        network = start_network(alike, device, new=False)
+        step = made_step(plain, alike, network, device, marks, rows)
         torch.manual_seed(settings.seed)
         marks.begin()
-        rows, side = settings.train.batch_rows, settings.model.image_size
         labels_on = labels_place(plain, device)
         losses = [
             step(*made_up_batch(number, rows, side, device, labels_on)) for number in range(steps)
@@ -208,7 +209,12 @@ def check_losses(settings: Settings, place: Place, steps: int = CHECKED_STEPS) -
 
 
 def made_step(
-    plain: bool, settings: Settings, network: nn.Module, device: torch.device, marks: Marks
+    plain: bool,
+    settings: Settings,
+    network: nn.Module,
+    device: torch.device,
+    marks: Marks,
+    rows: int,
 ) -> PlainStep | MarkedStep:
     """The plain loop's step, or the run's, on one device."""
     if not plain:
@@ -218,6 +224,8 @@ def made_step(
             device,
             marks,
             accelerate=lambda one: speed_up(one, settings.train, device),
+            compiled=compiles(settings.train, device),
+            rows=rows,
         )
     if device.type == "cuda":
         # PyTorch's defaults, which looking for the batch size changes.

@@ -39,6 +39,8 @@ OUT_OF_MEMORY = (
     "a GPU has too little memory for the run; lower --batch-size (or give auto), or take "
     "--grad-checkpointing, and start again."
 )
+VALIDATION_ROWS = 256
+"""Crops in a batch of the validation, unless a training batch is larger: enough for any GPU."""
 WRONG = "computes something else than PyTorch on this GPU and is not used; it is slower so"
 
 
@@ -144,7 +146,9 @@ def _train(config: dict[str, Any]) -> None:
                 # 3. Ray Data decodes in tasks beside the training.
                 train=lambda epoch, skip: read(epochs.train(epoch, skip), batch_size=plan.rows),
                 validate=lambda: read(
-                    epochs.validate(), batch_size=4 * plan.rows, columns=("label", "video_id")
+                    epochs.validate(),
+                    batch_size=max(plan.rows, min(4 * plan.rows, VALIDATION_ROWS)),
+                    columns=("label", "video_id"),
                 ),
                 rows=epochs.rows,
                 class_counts=epochs.class_counts,

@@ -23,6 +23,7 @@ from genconvit.train.distributed import (
     share_batch_statistics,
 )
 from genconvit.train.feed import Batch, Feed
+from genconvit.train.graph import record_passes
 from genconvit.train.optim import freeze_backbones
 from genconvit.train.precision import Precision
 from genconvit.train.run_folder import RunFolder
@@ -83,7 +84,7 @@ def fit(
         resumed: The state to go on from, of `genconvit.train.state.read_state`.
         wrap: Makes the network's distributed form, such as DDP.
         accelerate: Makes a network faster, in place.
-        compiled: It compiles the network.
+        compiled: It compiles the network, whose passes are recorded where that is possible.
         on_event: Told of steps (first worker only, now and then) and of every epoch (all workers).
         ask: Whether someone wants the run saved or stopped.
 
@@ -122,7 +123,12 @@ def fit(
         if step is None or epoch == train.freeze_epochs + 1:
             # DDP has to know from the start which parameters get a gradient.
             freeze_backbones(network, epoch <= train.freeze_epochs)
-            step = TrainStep(wrap(network), objective, preparation, state, train.clip_grad)
+            step = None  # its graphs hold memory
+            passes = network
+            if compiled and plan.passes == 1:
+                size = settings.model.image_size
+                passes = record_passes(network, train, plan.rows, size, precision)
+            step = TrainStep(wrap(passes), objective, preparation, state, train.clip_grad)
         means = train_epoch(step, data, epoch, device, watch)
         for one in {network, state.judge}:
             share_batch_statistics(one)

@@ -14,6 +14,7 @@ from genconvit.config import Settings
 from genconvit.data.tensors import to_images
 from genconvit.losses import compute_losses
 from genconvit.models.autoencoder import normalize
+from genconvit.train.graph import record_passes
 from genconvit.train.measure import CropBatch, Marks
 from genconvit.train.precision import Precision
 from genconvit.train.state import RunState
@@ -118,6 +119,8 @@ def run_step(
     *,
     wrap: Wrap = lambda network: network,
     accelerate: Wrap = lambda network: network,
+    compiled: bool = False,
+    rows: int = 0,
 ) -> MarkedStep:
     """The step of a run with these settings, made as `genconvit.train.loop.fit` makes it.
 
@@ -128,16 +131,19 @@ def run_step(
         marks: Told where the parts end.
         wrap: Makes the network's distributed form.
         accelerate: Makes a network faster, in place.
+        compiled: It compiles the network.
+        rows: Of a batch.
     """
-    train = settings.train
+    train, size = settings.train, settings.model.image_size
     precision = Precision.of(train, device)
     state = RunState.new(network, train, device, precision, updates_per_epoch=1000)
     for one in {network, state.judge}:
         accelerate(one)
     network.train()
-    objective = Objective(settings.loss, settings.model, precision)
+    objective = Objective(settings.loss, settings.model, precision, compiled=compiled)
     preparation = Preparation(settings, device)
-    return MarkedStep(wrap(network), objective, preparation, state, train.clip_grad, marks=marks)
+    passes = record_passes(network, train, rows, size, precision) if compiled else network
+    return MarkedStep(wrap(passes), objective, preparation, state, train.clip_grad, marks=marks)
 
 
 def time_steps(

@@ -36,11 +36,11 @@ class Precision:
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
         return cls(device.type, dtypes[chosen])
 
-    def autocast(self) -> AbstractContextManager[object]:
+    def autocast(self, *, cache_enabled: bool = True) -> AbstractContextManager[object]:
         """The forward pass and the loss go inside."""
         if self.dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.device_type, self.dtype)
+        return torch.autocast(self.device_type, self.dtype, cache_enabled=cache_enabled)
 
     def scaler(self) -> GradScaler:
         """Keeps the gradients of float16 from vanishing; does nothing for the other formats."""
