@@ -25,7 +25,7 @@ typecheck: $(SETUP)
 	$(BIN)/mypy
 
 tests: $(SETUP)
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 $(SETUP): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 
 from genconvit.train.measure import PARTS
-from ray_jobs.estimate import human_bytes
 from ray_jobs.output import Output
 
 NAMES = {"eager-fp32": "eager fp32", "eager-bf16": "eager bf16"}
@@ -44,9 +43,9 @@ def _rates(report: dict[str, Any]) -> Table:
     each = "a GPU" if report["gpus"] else "a worker"
     table = _table(
         "training", "format", "batch", "images/s", *([each, "scaling"] if several else []), "MFU",
-        "memory", "1st step", "from start",
-        caption="MFU: of the rate of matrix products. Memory: of tensors; on a CPU, of the process."
-        " 1st step: seconds since the process had its work, and since it was asked for.",
+        "GiB", "1st step", "start",
+        caption="MFU: of the rate of matrix products. GiB: of tensors; on a CPU, of the process."
+        " 1st step: seconds since the process had its work; start: since it was asked for.",
     )  # fmt: skip
     for row in rows:
         if "error" in row:
@@ -64,8 +63,8 @@ def _rates(report: dict[str, Any]) -> Table:
             _rate(row["images_per_s"]),
             *(scaling if several else []),
             f"{100 * row['mfu']:.1f} %",
-            human_bytes(row.get("peak_allocated_bytes", row.get("peak_process_bytes"))),
-            f"{row['first_step_s']:.1f}" + (f", {cache}" if cache else ""),
+            f"{row.get('peak_allocated_bytes', row.get('peak_process_bytes')) / 2**30:.1f}",
+            f"{row['first_step_s']:.1f}" + (f" {cache}" if cache else ""),
             f"{row['start_to_first_step_s']:.1f}",
         )
     return table

@@ -8,12 +8,12 @@ order of the clips, so that a run that was stopped ends with the same shards as 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from genconvit.data.shards import (
 )
 from genconvit.data.splits import assign_splits, leaking_groups
 from genconvit.errors import UserError
+from genconvit.files import LOCK, locked
 from genconvit.folder import Folder
 from genconvit.storage import absolute, is_url
 from ray_jobs.cluster import connected
@@ -44,7 +45,6 @@ from ray_jobs.extract_tasks import BLENDED
 from ray_jobs.output import Output
 
 SHOWN_FAILURES = 20
-LOCK = ".lock"
 
 
 def extract(
@@ -124,16 +124,8 @@ def alone_in(folder: Folder, output: Output) -> Iterator[None]:
     if is_url(folder.location):
         yield
         return
-    place = Path(folder.location) / LOCK
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            output.say(f"Waiting for another extraction into {folder}.")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
+    busy = partial(output.say, f"Waiting for another extraction into {folder}.")
+    with locked(Path(folder.location), busy):
         yield
 
 

@@ -43,18 +43,6 @@ def small_settings(*texts: str) -> Settings:
     return resolve_settings(assignments=[parse_assignment(text) for text in (*SMALL, *texts)])
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n 2 --dist loadgroup`, one process has the cluster and the other the rest.
-
-    Tests of one file stay together, so that what they share is made once.
-    """
-    for item in items:
-        clustered = "cluster" in getattr(item, "fixturenames", ())
-        group = "cluster" if clustered else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real clips and recorded references, named by GENCONVIT_SHARED."""
@@ -88,7 +76,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The one Ray cluster of the tests."""
+    """The Ray cluster of a test process."""
 
     address: str
     """For `ray.init`."""

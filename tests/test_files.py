@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from genconvit.files import replaced_file, replaced_folder, write_json
+from genconvit.files import locked, replaced_file, replaced_folder, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -42,3 +42,16 @@ def test_json_that_others_cannot_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"auc": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time_is_in_a_folder(tmp_path: Path) -> None:
+    def busy() -> None:
+        raise InterruptedError
+
+    folder = tmp_path / "run"
+    with locked(folder, busy), pytest.raises(InterruptedError), locked(folder, busy):
+        raise AssertionError("two at once")
+    assert not folder.exists()
+    with locked(folder, busy):
+        (folder / "state").touch()
+    assert folder.exists()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from genconvit.config import Settings
+from genconvit.models.accelerate import accelerate
 from genconvit.train.precision import Precision
 from genconvit.train.step import Objective
 
@@ -19,26 +20,24 @@ SHARE_OF_GPU = 0.85
 def find_batch_size(settings: Settings, network: nn.Module, device: torch.device) -> int:
     """The largest batch, a multiple of 8, whose step fits the memory of the GPU that is free.
 
-    Passes over made-up crops show what a crop costs; the answer is tried before it is given.
-    Network, random numbers and batch statistics are left as they were. On a CPU the answer is the
-    default batch size.
+    Passes over made-up crops show what a crop costs; the answer is tried before it is given. They
+    are those of a copy with the run's fused kernels, not compiled, which takes no less memory.
+    Network and random numbers are left as they were. On a CPU the answer is the default batch size.
 
     Args:
         settings: Of the run.
-        network: On `device`, not wrapped.
+        network: On `device`, neither accelerated nor wrapped.
         device: Where it will be trained.
     """
     if device.type != "cuda":
         return settings.train.batch_rows
     objective = Objective(settings.loss, settings.model, Precision.of(settings.train, device))
-    buffers = copy.deepcopy(dict(network.named_buffers()))
     with torch.random.fork_rng([device]):
+        tried = accelerate(copy.deepcopy(network), compile=False)
         try:
-            return _largest(settings, network, objective, device)
+            return _largest(settings, tried, objective, device)
         finally:
-            network.zero_grad(set_to_none=True)
-            for name, buffer in network.named_buffers():
-                buffer.copy_(buffers[name])
+            del tried
             torch.cuda.empty_cache()
 
 
