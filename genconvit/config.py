@@ -23,6 +23,7 @@ from genconvit.config_data import (
     StreamSettings,
 )
 from genconvit.config_train import LossSettings, TrainSettings
+from genconvit.config_tune import TuneSettings
 from genconvit.presets import PRESETS, V2_ONLY
 
 __all__ = [
@@ -168,16 +169,6 @@ class DecisionSettings(Section):
         if isinstance(values, dict) and values.get("aggregation") == "original":
             return {**values, "threshold": 0.5, "undecided_margin": 0.0}
         return values
-
-
-class TuneSettings(Section):
-    """The search over settings."""
-
-    trials: int = Field(20, ge=1, le=100_000, description="Settings to try.")
-    workers_per_trial: int = Field(1, ge=1, le=4096, description="Training processes a trial.")
-    grace_period: int = Field(
-        2, ge=1, le=10_000, description="Epochs before ASHA may stop a trial."
-    )
 
 
 class ServeSettings(Section):

@@ -170,6 +170,8 @@ def _describe_type(annotation: Any) -> str:
         items = get_args(annotation)
         if get_origin(items[0]) is Literal:
             return "a list of " + ", ".join(str(a) for a in get_args(items[0]))
+        if get_origin(items[0]) is dict:
+            return "a list of mappings"
         return "a list of numbers" if ... in items else f"a list of {len(items)} numbers"
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     return names.get(annotation, "a mapping" if origin is dict else "text")
@@ -178,6 +180,8 @@ def _describe_type(annotation: Any) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(_show, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -252,6 +256,12 @@ class _Loader(yaml.SafeLoader):
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+# In YAML 1.1, 1e-4 is text: numbers need a point and the exponent a sign.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -63,6 +63,21 @@ def measure_speeds(
     ]
 
 
+def ms_per_clip(detector: Detector, rounds: int = ROUNDS) -> float:
+    """Milliseconds for the logits of a clip's crops, as many as the detector looks at.
+
+    The crops are made up; decoding and finding faces are not in it.
+
+    Args:
+        detector: On its device.
+        rounds: Timed rounds after one that warms up; the answer is their median.
+    """
+    frames, side = detector.info.sampling.frames or CROPS_A_PASS, detector.info.model.image_size
+    crops_BHWC = np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), np.uint8)
+    work = partial(detector.logits, crops_BHWC)
+    return 1000 * median([_seconds(detector, work) for _ in range(rounds + 1)][1:])
+
+
 def _batch(detector: Detector, clips: Sequence[ClipCrops]) -> np.ndarray:
     """A full pass of real crops, repeated where there are few."""
     crops = [crop for found in clips for crop in found.crops][:CROPS_A_PASS]

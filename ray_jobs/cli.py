@@ -72,16 +72,23 @@ def train(
 @with_settings(TUNING, NETWORK, STREAM, SAMPLING, COMMON)
 def tune(
     data: DataPaths,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Name or folder of a sweep to go on with.")
+    ] = None,
     out: OutFolder = None,
     allow_leakage: AllowLeakage = False,
     json: Json = False,
     *,
     given: Given,
 ) -> None:
-    """Search dropout, loss weights, learning rate and patience for the best detector."""
+    """Search dropout, loss weights, learning rate and more for the best detector."""
+    from ray_jobs.tune import resume_sweep
     from ray_jobs.tune import tune as job
 
-    job(data, given.settings(), out, Output(json), allow_leakage=allow_leakage)
+    if resume is not None:
+        resume_sweep(resume, data, given, out, Output(json), allow_leakage)
+    else:
+        job(data, given.settings(), out, Output(json), allow_leakage=allow_leakage)
 
 
 @app.command()

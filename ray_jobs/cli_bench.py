@@ -127,3 +127,29 @@ def train(
         check_loss=check_loss,
         out=out,
     )
+
+
+@app.command()
+@with_settings(
+    {
+        "--epochs": "train.epochs",
+        "--batch-size": "train.batch_size",
+        "--preset": "model.preset",
+        "--workers-per-trial": "tune.workers_per_trial",
+    }
+)
+def tune(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Shards; by default made-up ones.")
+    ] = None,
+    crops: Annotated[int, typer.Option("--crops", min=64, help="Made-up training crops.")] = 512,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each is timed.")] = 3,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Time a sweep of one trial beside the same training run."""
+    from ray_jobs.bench_tune import bench_tune
+
+    bench_tune(data, given.settings(), Output(json), crops=crops, rounds=rounds, out=out)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Before Ray starts its processes: they inherit this. Idle OpenMP threads that spin halve the speed
@@ -28,6 +28,8 @@ from genconvit.errors import UserError
 from ray_jobs.output import Output
 
 SMALL_CLUSTER_CPUS = 4
+DRIVER_CPUS = 0.01
+"""Of what starts one of many runs: it only waits, its workers compute."""
 
 
 @contextmanager
@@ -110,6 +112,7 @@ class Budget:
         use_gpu: Whether each has a GPU.
         data_cpus: CPUs a Ray Data task asks for; at least as many stay free.
         elastic_to: The most workers of an elastic run.
+        gpus_per_worker: GPUs of each, where it has one; less than 1 is a part of one.
     """
 
     workers: int
@@ -117,6 +120,7 @@ class Budget:
     use_gpu: bool
     data_cpus: float
     elastic_to: int | None = None
+    gpus_per_worker: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,36 @@ def train_budget(settings: TrainSettings, cluster: Resources, runs: int = 1) -> 
     # A quarter of the CPUs decodes; on a GPU machine decoding is what they are for.
     share = 1.0 if use_gpu else min(cluster.cpus * 0.75 / total, cluster.largest_node_cpus)
     return Budget(workers, float(max(1, int(share))), use_gpu, 1.0)
+
+
+def sweep_budget(
+    settings: TrainSettings, cluster: Resources, runs: int, gpus_per_worker: float = 1.0
+) -> tuple[Budget, int]:
+    """What each of many training runs gets, and how many go on at once: as many as fit.
+
+    Args:
+        settings: Of one run.
+        cluster: What there is.
+        runs: How many runs there are.
+        gpus_per_worker: With a part of a GPU, so many more workers find room.
+
+    Raises:
+        UserError: The cluster is too small for one run.
+    """
+    shared = replace(cluster, gpus=int(cluster.gpus / gpus_per_worker + 1e-9))
+    budget, at_once = train_budget(settings, shared), 1
+    while at_once < runs:
+        try:
+            more = train_budget(settings, shared, runs=at_once + 1)
+        except UserError:
+            break
+        # Neither half-CPU workers nor leaving the GPUs is worth another run at once.
+        if more.cpus_per_worker < 1 or more.use_gpu != budget.use_gpu:
+            break
+        budget, at_once = more, at_once + 1
+    # The drivers take a little of the CPU that is left for the data; a whole one would never come.
+    data_cpus = min(budget.data_cpus, 0.5)
+    return replace(budget, data_cpus=data_cpus, gpus_per_worker=gpus_per_worker), at_once
 
 
 def _elastic_cpus(cluster: Resources, fewest: int, most: int) -> tuple[float, float]:

@@ -77,6 +77,15 @@ TRAINING: Flags = {
 TUNING: Flags = {
     "--trials": "tune.trials",
     "--workers-per-trial": "tune.workers_per_trial",
+    "--gpus-per-worker": "tune.gpus_per_worker",
+    "--objectives": "tune.objectives",
+    "--sampler": "tune.sampler",
+    "--stopping": "tune.stopping",
+    "--grace-period": "tune.grace_period",
+    "--storage": "tune.storage",
+    "--study": "tune.study",
+    "--warm-start": "tune.warm_start",
+    "--confirm-seeds": "tune.confirm_seeds",
     "--epochs": "train.epochs",
     "--batch-size": "train.batch_size",
 }

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from genconvit.config import Settings
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.evaluate.plots import training_curves
+from genconvit.files import locked
 from genconvit.overrides import resolve_settings
 from genconvit.train.run_folder import RESULTS, SETTINGS, RunFolder, find_run, read_results
 from genconvit.train.state import STATES
@@ -82,7 +84,7 @@ def train(
             f"{out} holds a run already; continue it with --resume {out}, or choose another --out."
         )
     refuse_unwritable(out)
-    with connected(output) as ray_logs:
+    with locked(out, partial(_refuse_busy, out)), connected(output) as ray_logs:
         dataset = TrainingData.of(*(dataset_for(one, settings, output) for one in data))
         settings = settings_for(dataset, settings, begun=resume)
         refuse_leaks(dataset, allow_leakage)
@@ -119,6 +121,10 @@ def train(
     training_curves(out, results["history"])
     _show(results, out, output)
     return results
+
+
+def _refuse_busy(out: Path) -> None:
+    raise UserError(f"another process is training in {out}; wait for it, or stop it first.")
 
 
 def _say_stopped(why: str, out: Path, output: Output) -> None:
@@ -160,7 +166,7 @@ def trainer_for(
     folder: RunFolder,
     dataset: TrainingData,
     budget: Budget,
-    mailbox: Any = None,
+    mailbox: Any,
     cache: Cache | None = None,
     **run: Any,
 ) -> TorchTrainer:
@@ -170,7 +176,7 @@ def trainer_for(
         folder: The run's folder.
         dataset: The crops.
         budget: What it gets of the cluster.
-        mailbox: Told of every event; None where nobody watches.
+        mailbox: Told of every event.
         cache: Decoded crops, if they are kept.
         run: Reaches Ray's RunConfig.
     """
@@ -196,7 +202,7 @@ def trainer_for(
         use_gpu=budget.use_gpu,
         resources_per_worker={
             "CPU": budget.cpus_per_worker,
-            **({"GPU": 1} if budget.use_gpu else {}),
+            **({"GPU": budget.gpus_per_worker} if budget.use_gpu else {}),
         },
     )
     return TorchTrainer(
@@ -205,10 +211,9 @@ def trainer_for(
         scaling_config=scaling,
         run_config=RunConfig(
             storage_path=str(folder.path / "ray"),
-            # Trials of a sweep have no mailbox; the sweep decides about those that fail.
             failure_config=FailureConfig(
-                max_failures=folder.settings.train.max_failures if mailbox is not None else 0,
-                controller_failure_limit=MINUTES_WITHOUT_ROOM if mailbox is not None else 2,
+                max_failures=folder.settings.train.max_failures,
+                controller_failure_limit=MINUTES_WITHOUT_ROOM,
             ),
             **{"name": f"train-{time.time_ns()}", **run},
         ),
@@ -243,8 +248,9 @@ def fit_run(
     budget: Budget,
     mailbox: Any,
     cache: Cache | None = None,
+    **run_config: Any,
 ) -> None:
-    """Runs the trainer to its end.
+    """Runs the trainer to its end; `run_config` reaches Ray's RunConfig.
 
     Raises:
         UserError: The run ended before its time.
@@ -253,7 +259,7 @@ def fit_run(
     run, retries = str(folder.path), folder.settings.train.max_failures
     failure: ray.train.TrainingFailedError | None = None
     try:
-        trainer_for(folder, dataset, budget, mailbox, cache).fit()
+        trainer_for(folder, dataset, budget, mailbox, cache, **run_config).fit()
     except ray.train.TrainingFailedError as error:
         failure = error
     end = ray.get(mailbox.end_of.remote(run))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import ray
 from genconvit.data.training_data import TrainingData
 from genconvit.evaluate.plots import training_curves
 from genconvit.train.run_folder import RunFolder, epoch_line, read_results
-from ray_jobs.cluster import Budget, Resources
+from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, sweep_budget
 from ray_jobs.failures import reason_of
 from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.options import Given
 from ray_jobs.output import Output, plural
 from ray_jobs.train import finished, fit_run
-from ray_jobs.tune import DRIVER_CPUS, sweep_budget
 from ray_jobs.variants import Run
 
 
@@ -41,31 +40,68 @@ def train_runs(
     if not todo or dataset is None:
         return {}
     names = {str(run.folder.path): run for plan in plans for run in plan if run.folder}
-    budget, at_once = sweep_budget(given.settings(), Resources.of_cluster(), len(todo))
+    budget, at_once = sweep_budget(given.settings().train, Resources.of_cluster(), len(todo))
     output.say(
         f"Training {plural(len(todo), 'run')}, {at_once} at once, each on "
         f"{plural(budget.workers, 'GPU worker' if budget.use_gpu else 'CPU worker')}."
     )
-    mailbox, failed = new_mailbox(), {}
-    epochs = sum(folder.settings.train.epochs for folder in todo)
+    failures = fit_runs(
+        todo,
+        {path: (run.variant, run.seed) for path, run in names.items()},
+        dataset,
+        budget,
+        at_once,
+        output,
+    )
+    failed = {}
+    for path, reason in failures.items():
+        run = names[str(path)]
+        failed[run.variant] = f"seed {run.seed}: {reason}"
+    return failed
+
+
+def fit_runs(
+    folders: Sequence[RunFolder],
+    names: Mapping[str, tuple[str, int | None]],
+    dataset: TrainingData,
+    budget: Budget,
+    at_once: int,
+    output: Output,
+) -> dict[Path, str]:
+    """Trains runs, each in a process of its own, and shows their epochs.
+
+    Args:
+        folders: Of the runs; those that were begun go on.
+        names: Variant and seed of each, by folder.
+        dataset: The crops.
+        budget: What each gets of the cluster.
+        at_once: Runs at once.
+        output: Where to tell of it.
+
+    Returns:
+        Why runs failed, by folder.
+    """
+    mailbox = new_mailbox()
+    epochs = sum(folder.settings.train.epochs for folder in folders)
     with output.bar("training", total=epochs) as bar:
 
         def handle(event: Event) -> None:
             if event["event"] == "epoch":
-                run = names[event["run"]]
-                bar.advance(f"{run.variant} seed {run.seed}")
-                output.say(f"{run.variant} seed {run.seed}  {epoch_line(event, parts=False)}")
-                output.emit({**event, "variant": run.variant, "seed": run.seed})
+                variant, seed = names[event["run"]]
+                bar.advance(f"{variant} seed {seed}")
+                output.say(f"{variant} seed {seed}  {epoch_line(event, parts=False)}")
+                output.emit({**event, "variant": variant, "seed": seed})
 
-        failures = watch(mailbox, lambda: _fit_all(todo, dataset, budget, at_once, mailbox), handle)
-    for folder in todo:
-        run = names[str(folder.path)]
+        failures = watch(
+            mailbox, lambda: _fit_all(folders, dataset, budget, at_once, mailbox), handle
+        )
+    for folder in folders:
         if folder.path in failures:
-            failed[run.variant] = f"seed {run.seed}: {failures[folder.path]}"
-            output.warn(f"{run.variant}: {failed[run.variant]}")
+            variant, seed = names[str(folder.path)]
+            output.warn(f"{variant}: seed {seed}: {failures[folder.path]}")
         else:
             training_curves(folder.path, read_results(folder.path)["history"])
-    return failed
+    return failures
 
 
 def _fit_all(

@@ -1,50 +1,77 @@
-"""A sweep on Ray: Ray Tune with Optuna and ASHA around the same TorchTrainer as `train`."""
+"""A sweep on Ray: Ray Tune with Optuna and ASHA around the same TorchTrainer as `train`.
+
+SWEEP/study.db           the Optuna study, unless tune.storage names another database
+SWEEP/trials/0007/       a trial's run, as `genconvit train` keeps it
+SWEEP/settings.yaml      what all trials have in common
+SWEEP/sweep_report.html  what was found; sweep.json, trials.csv and figures beside it
+SWEEP/best.yaml, best/   the winner's settings and its detector
+SWEEP/confirm/           the winner and the start settings, trained again with other seeds
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 import ray.tune
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search import ConcurrencyLimiter
-from ray.tune.search.optuna import OptunaSearch
-from rich.table import Table
 
-from genconvit.checkpoint import read_info
 from genconvit.config import Settings
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
-from genconvit.files import replaced_folder, write_json
-from genconvit.overrides import Assignment, resolve_settings
-from genconvit.train.run_folder import RunFolder, read_results, write_settings
+from genconvit.files import locked
+from genconvit.overrides import resolve_settings
+from genconvit.predict import load_detector
+from genconvit.speed import ms_per_clip
+from genconvit.train.run_folder import SETTINGS, RunFolder, flat_settings, write_settings
+from genconvit.train.watch import RunStoppedError
+from genconvit.tune.report import write_sweep
+from genconvit.tune.results import SweepResults
+from genconvit.tune.space import Space, default_space, trial_settings
+from genconvit.tune.study import Study, earlier_trials
 from ray_jobs.cache import Cache, fill_cache
-from ray_jobs.cluster import Budget, Resources, connected, train_budget
+from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, connected, sweep_budget
 from ray_jobs.extract import dataset_for
-from ray_jobs.failures import reason_of
-from ray_jobs.mailbox import Event, new_mailbox, watch
-from ray_jobs.output import Output, new_out_folder
-from ray_jobs.train import trainer_for
-from ray_jobs.train_settings import data_summary, refuse_missing, settings_for
+from ray_jobs.mailbox import follow, new_mailbox
+from ray_jobs.options import Given
+from ray_jobs.output import Output, new_out_folder, plural, runs_folder
+from ray_jobs.train import INTERRUPTED, finished, fit_run
+from ray_jobs.train_settings import data_summary, refuse_missing, refuse_unwritable, settings_for
+from ray_jobs.tune_display import tune_display
+from ray_jobs.tune_results import (
+    TRIALS,
+    collect,
+    confirm,
+    hand_over,
+    scores_of,
+    tell,
+    trial_folder,
+    write_speed,
+)
+from ray_jobs.tune_search import (
+    NUMBER,
+    SEARCHED,
+    Ending,
+    Silent,
+    StudySearch,
+    StudyStops,
+)
 
-METRIC = "best_clip_auc"
-"""What a trial is judged by: the validation clip AUC of the checkpoint that it would keep."""
-
-DRIVER_CPUS = 0.01  # it only waits; its workers compute
-
-SPACE: dict[str, Any] = {
-    "model.dropout_rate": ray.tune.uniform(0.1, 0.7),
-    "loss.ae_weight": ray.tune.loguniform(0.01, 1.0),
-    "loss.vae_weight": ray.tune.loguniform(0.01, 1.0),
-    "train.lr": ray.tune.loguniform(3e-5, 3e-3),
-    "train.early_stopping_patience": ray.tune.randint(3, 16),
+MAY_CHANGE = {
+    "tune.trials",
+    "tune.confirm_seeds",
+    "tune.workers_per_trial",
+    "tune.gpus_per_worker",
+    "train.num_workers",
+    "train.device",
+    "train.max_failures",
+    "stream.cache",
 }
-"""The settings that are searched, by name."""
+"""The settings of a sweep that may change while it goes on."""
 
 
 def tune(
@@ -53,225 +80,264 @@ def tune(
     out: Path | None,
     output: Output,
     *,
+    resume: bool = False,
     allow_leakage: bool = False,
-) -> dict[str, Any]:
+) -> SweepResults:
     """Searches for the settings with the best detector.
 
     Args:
         data: Shards, or folders or lists of clips, which are extracted first; several are mixed.
         settings: What every trial has in common.
-        out: The sweep's folder; by default a new one below `runs/`.
+        out: The sweep's folder; by default a new one in `runs_folder()`.
         output: Where to tell of it.
+        resume: Go on with the sweep in `out`.
         allow_leakage: Search even where validation clips are known from training.
 
     Returns:
-        The content of `sweep.json`.
+        What `sweep.json` holds.
 
     Raises:
         UserError: The data, the settings or the cluster do not allow it, or every trial failed.
     """
-    trials = settings.tune.trials
     refuse_missing(data)
+    space = _space(settings)
     out = (out or new_out_folder("tune")).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty; choose another --out for the sweep.")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out} is not empty; go on with a sweep by --resume {out}, or choose another --out."
+        )
+    earlier = earlier_trials(Path(settings.tune.warm_start)) if settings.tune.warm_start else []
+    refuse_unwritable(out)
     # Without a dashboard Ray Tune cannot free what a stopped trial held, and later trials hang.
-    with connected(output, dashboard=True) as ray_logs:
+    with locked(out, partial(_refuse_busy, out)), connected(output, dashboard=True) as ray_logs:
         dataset = TrainingData.of(*(dataset_for(one, settings, output) for one in data))
-        settings = settings_for(dataset, settings)
+        settings = _common(settings_for(dataset, settings, begun=resume))
         refuse_leaks(dataset, allow_leakage)
         if not all(dataset.counts["val"].get(label) for label in ("fake", "real")):
             raise UserError(f"{dataset.path}: a sweep needs fake and real clips in the val split.")
-        train = settings.train.model_copy(update={"num_workers": settings.tune.workers_per_trial})
-        settings = settings.model_copy(update={"train": train})
-        budget, at_once = sweep_budget(settings, Resources.of_cluster(), trials)
+        budget, at_once = sweep_budget(
+            settings.train, Resources.of_cluster(), settings.tune.trials,
+            settings.tune.gpus_per_worker,
+        )  # fmt: skip
+        space.check_base(settings)
+        if resume:
+            _check(out, settings)
+        write_settings(out / SETTINGS, settings)
+        study = Study(out, space, settings)
+        points = [space.check_point(point, "tune.points") for point in settings.tune.points]
+        study.begin([space.start(settings), *points], earlier)
+        sweep = Sweep(out, settings, space, study, dataset, budget, at_once)
         output.say(
-            f"{trials} trials of up to {settings.train.epochs} epochs, {budget.workers} workers "
-            "a trial, "
-            f"{at_once} at once.\nSweep: {out}\nRay's logs: {ray_logs}"
+            f"{sweep.in_words()}\nSweep: {out}\nStudy: {study.place}\nRay's logs: {ray_logs}"
         )
-        out.mkdir(parents=True, exist_ok=True)
-        cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
-        records = _run(settings, dataset, budget, at_once, trials, out, output, cache)
-    return _finish(records, settings, out, output)
+        if not sweep.run(output):
+            output.say(f"Stopped; go on with --resume {out}")
+            output.emit({"event": "interrupted", "out": str(out)})
+            sys.exit(INTERRUPTED)
+        results = collect(out, settings, space, study, budget)
+        page = write_sweep(out, results)
+        if results.best:
+            hand_over(out, settings, results)
+        if results.best and settings.tune.confirm_seeds:
+            results = confirm(out, settings, results, dataset, budget, at_once, output)
+            write_sweep(out, results)
+    tell(results, out, page, output)
+    return results
 
 
-def sweep_budget(settings: Settings, resources: Resources, trials: int) -> tuple[Budget, int]:
-    """What each trial gets, and how many run at once: as many as fit.
+def _space(settings: Settings) -> Space:
+    given = settings.tune.space
+    return default_space(settings) if given is None else Space.parse(given, "tune.space")
+
+
+def _common(settings: Settings) -> Settings:
+    """The settings of every trial, but for what is searched."""
+    workers = settings.tune.workers_per_trial
+    train = settings.train.model_copy(update={"num_workers": workers})
+    return settings.model_copy(update={"train": train})
+
+
+def _refuse_busy(out: Path) -> None:
+    raise UserError(f"another process is at work on {out}; wait for it, or stop it first.")
+
+
+def _check(out: Path, settings: Settings) -> None:
+    """Whether the sweep in this folder can go on with these settings.
 
     Raises:
-        UserError: The cluster is too small for one trial.
+        UserError: It was begun with others.
     """
-    budget = train_budget(settings.train, resources)
-    at_once = 1
-    while at_once < trials:
-        try:
-            more = train_budget(settings.train, resources, runs=at_once + 1)
-        except UserError:
-            break
-        # Neither half-CPU workers nor leaving the GPUs is worth another trial at once.
-        if more.cpus_per_worker < 1 or more.use_gpu != budget.use_gpu:
-            break
-        budget, at_once = more, at_once + 1
-    # The drivers take a little of the CPU that is left for the data; a whole one would never come.
-    return replace(budget, data_cpus=min(budget.data_cpus, 0.5)), at_once
+    begun = flat_settings(resolve_settings(out / SETTINGS), "tune")
+    for name, value in flat_settings(settings, "tune").items():
+        if name not in MAY_CHANGE and value != begun[name]:
+            raise UserError(
+                f"{out} was begun with {name}={begun[name]}; go on without changing that, or start "
+                "a new sweep."
+            )
 
 
-def _run(
-    settings: Settings,
-    dataset: TrainingData,
-    budget: Budget,
-    at_once: int,
-    trials: int,
-    out: Path,
+def resume_sweep(
+    name: str,
+    data: Sequence[str],
+    given: Given,
+    out: Path | None,
     output: Output,
-    cache: Cache | None,
-) -> list[dict[str, Any]]:
-    mailbox = new_mailbox()
+    allow_leakage: bool = False,
+) -> SweepResults:
+    """Goes on with a sweep, with its own settings and what the command line changes of them.
 
-    def driver(config: dict[str, Any]) -> None:
-        """One trial: a TorchTrainer of its own, named after the trial so that it could go on."""
-        trial = ray.tune.get_context().get_trial_id()
-        folder = RunFolder(
-            out / "trials" / trial, trial_settings(settings, config), data_summary(dataset)
+    Raises:
+        UserError: There is no such sweep, or `--out` names another folder.
+    """
+    for folder in (Path(name), runs_folder() / name):
+        if (folder / TRIALS).is_dir() and (folder / SETTINGS).is_file():
+            break
+    else:
+        raise UserError(
+            f"--resume {name}: there is no sweep there nor at {runs_folder() / name}; check the "
+            "name."
         )
-        folder.start()
-        trainer = trainer_for(
-            folder, dataset, budget, cache=cache, name=trial, callbacks=[TuneReportCallback()]
-        )
-        failure = None
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            failure = reason_of(error)
-            raise
-        finally:
-            ray.get(mailbox.push.remote({"trial": trial, "config": config, "failure": failure}))
-
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(driver, {"CPU": DRIVER_CPUS}),
-        param_space=None,
-        tune_config=ray.tune.TuneConfig(
-            num_samples=trials,
-            max_concurrent_trials=at_once,
-            search_alg=ConcurrencyLimiter(
-                OptunaSearch(space_for(settings), metric=METRIC, mode="max", seed=settings.seed),
-                at_once,
-            ),
-            scheduler=_scheduler(settings),
-        ),
-        run_config=ray.tune.RunConfig(
-            name="ray",
-            storage_path=str(out),
-            verbose=0,
-            failure_config=ray.tune.FailureConfig(max_failures=0),
-        ),
-    )
-    failures: dict[str, str | None] = {}
-    with output.bar("trials", total=trials) as bar:
-
-        def handle(event: Event) -> None:
-            failures[event["trial"]] = event["failure"]
-            bar.advance(f"last: {event['trial']}" + (" failed" if event["failure"] else ""))
-
-        results = watch(mailbox, tuner.fit, handle)
-    return [_record(result, failures) for result in results]
+    if out is not None and out.resolve() != folder.resolve():
+        raise UserError(f"--resume continues in {folder}; leave --out away.")
+    settings = given.settings(base=resolve_settings(folder / SETTINGS))
+    return tune(data, settings, folder, output, resume=True, allow_leakage=allow_leakage)
 
 
-def space_for(settings: Settings) -> dict[str, Any]:
-    """What is searched: the settings of `SPACE` that the network has."""
-    arch, net = settings.model.arch, settings.model.net
-    left_out = {"model.dropout_rate", "loss.ae_weight"} if arch == "original" else set()
-    left_out |= {"ed": {"loss.vae_weight"}, "vae": {"loss.ae_weight"}}.get(net, set())
-    return {name: values for name, values in SPACE.items() if name not in left_out}
-
-
-def _scheduler(settings: Settings) -> ASHAScheduler:
-    epochs = settings.train.epochs
-    return ASHAScheduler(
-        time_attr="training_iteration",
-        metric=METRIC,
-        mode="max",
-        # With max_t equal to the epochs, every trial that comes to its end would count as stopped.
-        max_t=epochs + 1,
-        grace_period=min(settings.tune.grace_period, epochs),
-        reduction_factor=3,
-    )
-
-
-def trial_settings(settings: Settings, config: dict[str, Any]) -> Settings:
-    """The settings of a trial.
+class Sweep:
+    """Trials on a cluster.
 
     Args:
+        out: The sweep's folder.
         settings: What all trials have in common.
-        config: The searched settings by name.
+        space: What is searched.
+        study: Where the trials are kept.
+        dataset: The crops.
+        budget: What each trial gets.
+        at_once: Trials at once.
     """
-    assignments = [
-        Assignment(name, str(value), f"{name}={value}") for name, value in config.items()
-    ]
-    return resolve_settings(assignments=assignments, base=settings)
+
+    def __init__(
+        self,
+        out: Path,
+        settings: Settings,
+        space: Space,
+        study: Study,
+        dataset: TrainingData,
+        budget: Budget,
+        at_once: int,
+    ) -> None:
+        self._out, self._settings, self._space = out, settings, space
+        self._study, self._dataset = study, dataset
+        self._budget, self._at_once = budget, at_once
+
+    def in_words(self) -> str:
+        """What is about to happen."""
+        tune, budget = self._settings.tune, self._budget
+        done, here = self._study.ended(), Resources.of_cluster()
+        kind = "GPU" if budget.use_gpu else "CPU"
+        share = f" on {budget.gpus_per_worker:g} GPU" if budget.gpus_per_worker < 1 else ""
+        have = plural(here.gpus, "GPU") if budget.use_gpu else f"{here.cpus:g} CPUs"
+        return (
+            f"{plural(tune.trials, 'trial')}{f', {done} of them done' if done else ''}, of up to "
+            f"{plural(self._settings.train.epochs, 'epoch')}"
+            f"{', those that fall behind stopped by ASHA' if tune.stops else ''}.\n"
+            f"{have}, {plural(budget.workers, f'{kind} worker')}{share} a trial: "
+            f"{self._at_once} at once."
+        )
+
+    def run(self, output: Output) -> bool:
+        """Runs what is left of the trials; False where it was asked to stop."""
+        (self._out / TRIALS).mkdir(exist_ok=True)
+        mailbox = new_mailbox()
+        interrupted = False
+
+        def ending(number: int) -> Ending:
+            folder = trial_folder(self._out, number)
+            end = ray.get(mailbox.end_of.remote(str(folder)))
+            if end is not None and end["interrupted"]:
+                return Ending(interrupted=True)
+            scores = scores_of(folder, self._settings.tune.objectives)
+            return Ending(scores, end["message"] if end is not None else None)
+
+        def told(number: int, end: Ending, stopped: bool) -> None:
+            nonlocal interrupted
+            interrupted = interrupted or end.interrupted
+            state = "failed" if end.failure else "stopped" if stopped else "finished"
+            event = {
+                "event": "trial_end",
+                "run": str(trial_folder(self._out, number)),
+                "trial": number,
+                "state": "interrupted" if end.interrupted else state,
+                "scores": end.scores,
+                "failure": end.failure,
+            }
+            ray.get(mailbox.push.remote(event))
+
+        if self._study.ended() >= self._settings.tune.trials:
+            return True
+        search = StudySearch(self._study, self._settings.tune.trials, ending, told)
+        cache = fill_cache(self._dataset, self._settings, output)  # all trials read the same crops
+        driver = self._driver(mailbox, cache)
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(driver, {"CPU": DRIVER_CPUS}),
+            tune_config=ray.tune.TuneConfig(
+                num_samples=self._settings.tune.trials,
+                max_concurrent_trials=self._at_once,
+                search_alg=search,
+                scheduler=StudyStops(self._study, search),
+            ),
+            run_config=ray.tune.RunConfig(
+                name="ray",
+                storage_path=str(self._out),
+                verbose=0,
+                callbacks=[Silent()],
+                failure_config=ray.tune.FailureConfig(self._settings.train.max_failures),
+            ),
+        )
+        with tune_display(output, self._settings, self._study.ended()) as display:
+            follow(mailbox, tuner.fit, display.handle)
+        return not interrupted
+
+    def _driver(self, mailbox: Any, cache: Cache | None) -> Any:
+        out, settings, dataset, budget = self._out, self._settings, self._dataset, self._budget
+        gpus = budget.gpus_per_worker if budget.use_gpu else 0
+        timed = ray.remote(num_cpus=budget.cpus_per_worker, num_gpus=gpus)(_timed)
+
+        def driver(config: dict[str, Any]) -> None:
+            """One trial: a TorchTrainer of its own, whose folder says where it was."""
+            number, searched = config[NUMBER], config[SEARCHED]
+            folder = RunFolder(
+                trial_folder(out, number), trial_settings(settings, searched), data_summary(dataset)
+            )
+            run = str(folder.path)
+            ray.get(
+                mailbox.push.remote(
+                    {"event": "trial", "run": run, "trial": number, "settings": searched}
+                )
+            )
+            try:
+                folder.start()
+                if not finished(folder.path, folder.settings):
+                    fit_run(
+                        folder, dataset, budget, mailbox, cache, callbacks=[TuneReportCallback()]
+                    )
+                if "ms_per_clip" in settings.tune.objectives:
+                    write_speed(folder.path, ray.get(timed.remote(folder.best)))
+            except RunStoppedError:
+                return  # the mailbox knows
+            except UserError as error:
+                # Not raised: Ray Tune would try again what fails again.
+                ray.get(mailbox.end.remote(run, {"message": str(error), "interrupted": False}))
+
+        return driver
 
 
-def _record(result: Any, failures: dict[str, str | None]) -> dict[str, Any]:
-    metrics = result.metrics or {}
-    trial = str(metrics.get("trial_id") or Path(result.path).name)
-    failure = None
-    if result.error:
-        failure = failures.get(trial) or type(result.error).__name__
-    run = Path(metrics["detector"]).parent if "detector" in metrics else None
-    return {
-        "trial": trial,
-        "config": {name: value for name, value in (result.config or {}).items() if name in SPACE},
-        METRIC: metrics.get(METRIC),
-        "epochs": metrics.get("training_iteration", 0),
-        "best_epoch": metrics.get("best_epoch"),
-        "stopped_by_asha": run is not None
-        and failure is None
-        and not read_results(run)["finished"],
-        "detector": metrics.get("detector"),
-        "failure": failure,
-    }
-
-
-def _finish(
-    records: list[dict[str, Any]], settings: Settings, out: Path, output: Output
-) -> dict[str, Any]:
-    """Picks the best trial and hands over its settings and detector."""
-    scored = [record for record in records if record[METRIC] is not None]
-    if not scored:
-        reason = next((r["failure"] for r in records if r["failure"]), "no trial reported an epoch")
-        raise UserError(f"none of the {len(records)} trials came to a result; the first: {reason}")
-    records.sort(key=lambda record: -(record[METRIC] if record[METRIC] is not None else -1.0))
-    best = records[0]
-    winner = trial_settings(settings, best["config"])
-    write_settings(out / "best.yaml", winner)
-    with replaced_folder(out / "best") as folder:
-        for file in Path(best["detector"]).iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-    # A trial that ASHA stops may still end its epoch: what counts is what the folder holds.
-    held = read_info(out / "best")
-    best.update({METRIC: held.metrics["clip_auc"], "best_epoch": held.training["epoch"]})
-    summary = {"trials": records, "best": best, "best_detector": str(out / "best")}
-    write_json(out / "sweep.json", summary)
-
-    table = Table("trial", "clip AUC", "best epoch", "epochs", "settings")
-    for record in records:
-        score = record["failure"] or f"{record[METRIC]:.4f}"
-        values = (f"{name.split('.')[1]} {value:.3g}" for name, value in record["config"].items())
-        cells = [record["trial"], score, record["best_epoch"], record["epochs"], ", ".join(values)]
-        table.add_row(*(str(cell) for cell in cells), style="bold" if record is best else None)
-    output.say(table)
-    output.say(
-        f"Best settings: {out / 'best.yaml'} (train again with --config)\n"
-        f"Its detector: {out / 'best'}"
-    )
-    output.emit({"event": "tuned", "out": str(out), **summary})
-    return summary
+def _timed(detector: Path) -> float:
+    """Runs where a worker of the trial ran."""
+    return ms_per_clip(load_detector(detector))
 
 
 if __name__ == "__main__":
-    import sys
-
     from ray_jobs.cli import main
 
     main(["tune", *sys.argv[1:]])

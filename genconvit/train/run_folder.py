@@ -93,11 +93,11 @@ class RunFolder:
         """
         if not (self.path / SETTINGS).is_file():
             return
-        begun = resolve_settings(self.path / SETTINGS)
-        for name, value in _flat(self.settings).items():
-            if name not in MAY_CHANGE and value != _flat(begun)[name]:
+        before = flat_settings(resolve_settings(self.path / SETTINGS))
+        for name, value in flat_settings(self.settings).items():
+            if name not in MAY_CHANGE and value != before[name]:
                 raise UserError(
-                    f"{self.path} was begun with {name}={_flat(begun)[name]}; resume it without "
+                    f"{self.path} was begun with {name}={before[name]}; resume it without "
                     "changing that (and without --config: it keeps its settings), or start a new "
                     "run."
                 )
@@ -207,9 +207,9 @@ def write_settings(path: Path, settings: Settings) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def _flat(settings: Settings) -> dict[str, Any]:
-    """Settings that matter for training, by dotted name."""
-    sections = ("model", "preprocess", "augment", "loss", "train", "stream", "decision")
+def flat_settings(settings: Settings, *more: str) -> dict[str, Any]:
+    """Settings that matter for training, and those of more sections, by dotted name."""
+    sections = ("model", "preprocess", "augment", "loss", "train", "stream", "decision", *more)
     tree = settings.model_dump(mode="json", include={"seed", *sections})
     flat = {f"{s}.{name}": value for s in sections for name, value in tree[s].items()}
     return {"seed": tree["seed"], **flat}

@@ -14,6 +14,7 @@ from genconvit.checkpoint import WEIGHTS
 from genconvit.config import Settings
 from genconvit.data.shards import open_dataset
 from genconvit.errors import UserError
+from genconvit.files import locked
 from genconvit.overrides import parse_assignment, resolve_settings
 from ray_jobs.cli import main
 from ray_jobs.output import Output
@@ -73,6 +74,14 @@ def test_a_finished_run_resumed_says_so_and_does_nothing(
 def test_a_run_is_not_overwritten(run: Path, dataset: Path) -> None:
     with pytest.raises(UserError, match="holds a run already"):
         train([dataset], small_settings(*JOB), run, QUIET)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(dataset: Path, tmp_path: Path) -> None:
+    def busy() -> None:
+        raise AssertionError("nobody was there")
+
+    with locked(tmp_path, busy), pytest.raises(UserError, match="another process is training"):
+        train([dataset], small_settings(*JOB), tmp_path, QUIET)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

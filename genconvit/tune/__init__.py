@@ -1,0 +1,1 @@
+"""Sweeps: the space that is searched, the study that is kept, and what is told of it."""

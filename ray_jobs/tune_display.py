@@ -1,0 +1,130 @@
+"""How a sweep is shown: a live table of its trials, or a line a trial without a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from genconvit.config import Settings
+from ray_jobs.output import Output
+from ray_jobs.train_display import clock
+
+Event = dict[str, Any]
+REFRESH_PER_S = 2
+MARKS = {"finished": "green", "stopped": "dim", "failed": "red", "interrupted": "yellow"}
+
+
+@contextmanager
+def tune_display(output: Output, settings: Settings, done: int) -> Iterator[TuneDisplay]:
+    """Shows a sweep while it lasts.
+
+    Args:
+        output: Where to show it.
+        settings: Of the sweep.
+        done: Trials that ended before.
+    """
+    display = TuneDisplay(output, settings, done)
+    if not display.live:
+        yield display
+        return
+    with Live(display, console=output.console, refresh_per_second=REFRESH_PER_S, transient=True):
+        yield display
+
+
+class TuneDisplay:
+    """Takes the events of a sweep and of its trials' runs, and shows them.
+
+    Args:
+        output: Where.
+        settings: Of the sweep.
+        done: Trials that ended before.
+    """
+
+    def __init__(self, output: Output, settings: Settings, done: int) -> None:
+        console = output.console
+        self.live = console.is_terminal and not (output.as_json or console.is_dumb_terminal)
+        self._output = output
+        self._trials, self._epochs = settings.tune.trials, settings.train.epochs
+        self._done, self._before = done, done
+        self._began = time.monotonic()
+        self._running: dict[str, Event] = {}
+        self._best: tuple[float, int] | None = None
+
+    def handle(self, event: Event) -> None:
+        """Shows an event; those of no interest here are left out."""
+        kind, run = event.get("event"), str(event.get("run"))
+        if kind == "trial":
+            self._running[run] = {"trial": event["trial"], "settings": event["settings"],
+                                  "since": time.monotonic(), "epoch": 0, "score": None}  # fmt: skip
+            self._output.emit(event)
+        elif kind == "epoch" and run in self._running:
+            trial = self._running[run]
+            trial["epoch"], trial["score"] = event["epoch"], event["best_clip_auc"]
+            self._output.emit({**event, "trial": trial["trial"]})
+        elif kind == "trial_end":
+            self._end(event, self._running.pop(run, None))
+        elif kind == "note":
+            text = event["text"]
+            if run in self._running:
+                text = f"trial {self._running[run]['trial']}: {text}"
+            if self.live:
+                self._output.say(Text.assemble(("warning: ", "yellow"), text))
+            else:
+                self._output.warn(text)
+            self._output.emit(event)
+
+    def _end(self, event: Event, trial: Event | None) -> None:
+        scores, state = event["scores"], event["state"]
+        if state != "interrupted":
+            self._done += 1
+        if scores and state != "failed" and (self._best is None or scores[0] > self._best[0]):
+            self._best = scores[0], event["trial"]
+        parts = [f"trial {event['trial']:>3}", state]
+        if trial:
+            parts.append(f"{trial['epoch']} epochs in {clock(time.monotonic() - trial['since'])}")
+        if scores:
+            parts.append(" ".join(f"{score:.4f}" for score in scores))
+        parts.append(event["failure"] or (searched(trial["settings"]) if trial else ""))
+        self._output.say(Text("  ".join(parts), style=MARKS[state]))
+        self._output.emit(event)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table("trial", "epoch", "best AUC", "time", "settings", box=None, expand=False)
+        for trial in self._running.values():
+            score = trial["score"]
+            table.add_row(
+                str(trial["trial"]),
+                f"{trial['epoch']}/{self._epochs}",
+                "" if score is None else f"{score:.4f}",
+                clock(time.monotonic() - trial["since"]),
+                Text(searched(trial["settings"]), overflow="ellipsis", no_wrap=True),
+            )
+        yield table
+        yield self._foot()
+
+    def _foot(self) -> Text:
+        text = f"{self._done} of {self._trials} trials"
+        ended = self._done - self._before
+        if ended:
+            left = (time.monotonic() - self._began) / ended * (self._trials - self._done)
+            text += f", about {clock(left)} left"
+        if self._best:
+            text += f"; best {self._best[0]:.4f} (trial {self._best[1]})"
+        return Text(text, style="cyan")
+
+
+def searched(config: dict[str, Any]) -> str:
+    """A trial's settings in a line."""
+    texts = (
+        f"{name.split('.')[-1]} {value:.3g}" if isinstance(value, float)
+        else f"{name.split('.')[-1]} {str(value).lower()}"
+        for name, value in config.items()
+    )  # fmt: skip
+    return ", ".join(texts)

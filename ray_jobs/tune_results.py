@@ -1,0 +1,247 @@
+"""What a sweep has found: its trials, its winner, and whether that is more than luck."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
+from rich.table import Table
+from scipy.stats import ttest_ind
+
+from genconvit.checkpoint import read_info
+from genconvit.config import Settings
+from genconvit.config_tune import OBJECTIVES, TuneSettings
+from genconvit.data.training_data import TrainingData
+from genconvit.errors import UserError
+from genconvit.files import read_json, replaced_folder, write_json
+from genconvit.train.run_folder import RESULTS, RunFolder, read_results, write_settings
+from genconvit.tune.figures import winner_of
+from genconvit.tune.report import score_text, summary
+from genconvit.tune.results import Confirmation, Objective, State, SweepResults, TrialResult
+from genconvit.tune.space import Space, trial_settings
+from genconvit.tune.study import CONFIG, FAILURE, OWNER, Study
+from ray_jobs.cluster import Budget
+from ray_jobs.output import Output, plural
+from ray_jobs.train import finished
+from ray_jobs.train_many import fit_runs
+from ray_jobs.train_settings import data_summary
+from ray_jobs.tune_display import searched
+
+TRIALS = "trials"
+"""Folder of the trials' runs."""
+SPEED = "speed.json"
+SHOWN = 10
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """The folder of a trial's run."""
+    return sweep / TRIALS / f"{number:04d}"
+
+
+def scores_of(run: Path, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    """What the detector that a trial keeps is judged by; None where there is none to judge."""
+    best = run / "best"
+    if not best.is_dir():
+        return None
+    found: dict[str, float | None] = {"clip_auc": read_info(best).metrics["clip_auc"]}
+    if (run / SPEED).is_file():
+        found |= read_json(run / SPEED, "a trial's speed")
+    scores = [found.get(name) for name in objectives]
+    return None if None in scores else tuple(float(each) for each in scores if each is not None)
+
+
+def write_speed(run: Path, ms_per_clip: float) -> None:
+    """Keeps what a trial's detector takes for a clip."""
+    write_json(run / SPEED, {"ms_per_clip": ms_per_clip})
+
+
+def collect(
+    out: Path, settings: Settings, space: Space, study: Study, budget: Budget
+) -> SweepResults:
+    """All trials of the study, as their runs' folders tell."""
+    tune = settings.tune
+    gpus = budget.workers * budget.gpus_per_worker if budget.use_gpu else 0.0
+    trials = []
+    for frozen in study.trials:
+        run = trial_folder(Path(frozen.user_attrs[OWNER]), frozen.number)
+        results = read_results(run) if (run / RESULTS).is_file() else None
+        scores = scores_of(run, tune.objectives)
+        trials.append(
+            TrialResult(
+                number=frozen.number,
+                state=_STATES.get(frozen.state, "unfinished"),
+                config=frozen.user_attrs[CONFIG],
+                scores=None if scores is None else list(scores),
+                best_epoch=results["best_epoch"] if results else None,
+                epochs=results["epochs"] if results else 0,
+                history=_best_so_far(results["history"]) if results else [],
+                seconds=results["seconds"] if results else 0.0,
+                gpus=gpus,
+                failure=frozen.user_attrs.get(FAILURE),
+                detector=str(run / "best") if scores is not None else None,
+            )
+        )
+    objectives = [Objective(name=name, direction=OBJECTIVES[name]) for name in tune.objectives]
+    return SweepResults(
+        name=out.name,
+        objectives=objectives,
+        space=space.tree(),
+        start=space.start(settings),
+        epochs=settings.train.epochs,
+        stopping="asha" if tune.stops else "none",
+        use_gpu=budget.use_gpu,
+        trials=trials,
+        best=front(trials, objectives),
+        importance=study.importance(),
+    )
+
+
+def front(trials: Sequence[TrialResult], objectives: Sequence[Objective]) -> list[int]:
+    """Numbers of the trials that no other beats in all objectives; best in the first one first.
+
+    With one objective it is the winner alone. Of equals, the earlier one counts.
+    """
+    signs = np.array([1.0 if each.direction == "maximize" else -1.0 for each in objectives])
+    judged = [trial for trial in trials if trial.scores is not None and trial.state != "failed"]
+    points = [signs * trial.scores for trial in judged]
+    kept: list[int] = []
+    for place in sorted(range(len(judged)), key=lambda i: (*-points[i], judged[i].number)):
+        if not any((points[other] >= points[place]).all() for other in kept):
+            kept.append(place)
+    return [judged[place].number for place in kept]
+
+
+def hand_over(out: Path, settings: Settings, results: SweepResults) -> None:
+    """Writes the winner's settings and its detector: `best.yaml` and `best/`."""
+    winner = winner_of(results)
+    assert winner is not None and winner.detector is not None
+    best = trial_settings(settings, winner.config).model_copy(update={"tune": TuneSettings()})
+    write_settings(out / "best.yaml", best)
+    with replaced_folder(out / "best") as folder:
+        for file in Path(winner.detector).iterdir():
+            shutil.copyfile(file, folder / file.name)
+
+
+def confirm(
+    out: Path,
+    settings: Settings,
+    results: SweepResults,
+    dataset: TrainingData,
+    budget: Budget,
+    at_once: int,
+    output: Output,
+) -> SweepResults:
+    """Trains the winner and the start settings with other seeds; what is done stays done.
+
+    The results stay without a confirmation where a run fails or the winner is the start itself.
+    """
+    found = winner_of(results)
+    if found is None or found.config == results.start:
+        return results
+    seeds = [settings.seed + 1 + number for number in range(settings.tune.confirm_seeds)]
+    folders = {
+        (name, seed): RunFolder(
+            out / "confirm" / f"{name}-seed-{seed}",
+            trial_settings(settings, config).model_copy(update={"seed": seed}),
+            data_summary(dataset),
+        )
+        for seed in seeds
+        for name, config in (("winner", found.config), ("start", results.start))
+    }
+    todo = [each for each in folders.values() if not finished(each.path, each.settings)]
+    if todo:
+        output.say(
+            f"Training the winner and the start settings with {plural(len(seeds), 'other seed')}."
+        )
+        names = {str(each.path): key for key, each in folders.items()}
+        if fit_runs(todo, names, dataset, budget, at_once, output):
+            return results
+    scores: Mapping[str, list[float]] = {
+        which: [
+            read_results(folder.path)["best"]["clip_auc"]
+            for (name, _), folder in folders.items()
+            if name == which
+        ]
+        for which in ("winner", "start")
+    }
+    return results.model_copy(update={"confirmation": confirmation(seeds, **scores)})
+
+
+def confirmation(
+    seeds: Sequence[int], winner: Sequence[float], start: Sequence[float]
+) -> Confirmation:
+    """Compares scores over seeds: Welch's interval of the difference of their means."""
+    difference = float(np.mean(winner) - np.mean(start))
+    interval = (difference, difference)
+    if np.ptp(winner) > 0 or np.ptp(start) > 0:
+        found = ttest_ind(winner, start, equal_var=False).confidence_interval(0.95)
+        interval = (float(found.low), float(found.high))
+    return Confirmation(
+        seeds=list(seeds),
+        winner=list(winner),
+        start=list(start),
+        difference=difference,
+        interval=interval,
+    )
+
+
+def tell(results: SweepResults, out: Path, page: Path, output: Output) -> None:
+    """Shows the best trials, and where everything is.
+
+    Raises:
+        UserError: No trial came to a result.
+    """
+    if not results.best:
+        reasons = [trial.failure for trial in results.trials if trial.failure]
+        raise UserError(
+            f"none of the {plural(len(results.trials), 'trial')} came to a result; the first: "
+            f"{reasons[0] if reasons else 'no epoch ended'} ({page})."
+        )
+    names = [each.name for each in results.objectives]
+    table = Table("trial", *(name.replace("_", " ") for name in names), "epochs", "", "settings")
+    order = {number: place for place, number in enumerate(results.best)}
+    judged = [trial for trial in results.trials if trial.scores is not None]
+    judged.sort(key=lambda trial: (order.get(trial.number, len(order)), *_key(trial, results)))
+    for trial in judged[:SHOWN]:
+        table.add_row(
+            str(trial.number),
+            *map(score_text, names, trial.scores or ()),
+            f"{trial.epochs}",
+            {"finished": "", "stopped": "stopped"}.get(trial.state, trial.state),
+            searched(trial.config),
+            style="bold" if trial.number in order else None,
+        )
+    output.say(table)
+    for sentence in summary(results):
+        output.say(sentence)
+    output.say(
+        f"Report: {page}\nBest settings: {out / 'best.yaml'} (train again with --config)\n"
+        f"Its detector: {out / 'best'}"
+    )
+    output.emit({"event": "tuned", "out": str(out), **results.model_dump(mode="json")})
+
+
+def _key(trial: TrialResult, results: SweepResults) -> tuple[float, ...]:
+    """Sorts better trials first."""
+    return tuple(
+        -score if each.direction == "maximize" else score
+        for score, each in zip(trial.scores or (), results.objectives, strict=True)
+    )
+
+
+def _best_so_far(history: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """The clip AUC of the detector that was kept after each epoch."""
+    scores: list[float | None] = []
+    for entry in history:
+        kept = entry["val"]["clip_auc"] if entry["best"] or not scores else scores[-1]
+        scores.append(kept)
+    return scores
