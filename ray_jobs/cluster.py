@@ -86,20 +86,28 @@ def _log_folder() -> Path:
 @contextmanager
 def _native_lines_in(path: Path) -> Iterator[None]:
     """Sends what Ray writes to the terminal, from Python and past it, to a file."""
-    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        logger = logging.getLogger(name)
-        logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)]
-        logger.propagate = False
     python_stderr, native_stderr = sys.stderr, os.dup(2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as log, os.fdopen(native_stderr, "w", buffering=1) as terminal:
         os.dup2(log.fileno(), 2)
         sys.stderr = terminal
+        _log_to(logging.StreamHandler(log))
         try:
             yield
         finally:
+            _log_to(logging.NullHandler())
             sys.stderr = python_stderr
             os.dup2(native_stderr, 2)
+
+
+def _log_to(handler: logging.Handler) -> None:
+    """Gives Ray's loggers one handler: without any, Python would write to the terminal."""
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logger = logging.getLogger(name)
+        taken = (logging.StreamHandler, logging.NullHandler)
+        logger.handlers = [h for h in logger.handlers if not isinstance(h, taken)]
+        logger.addHandler(handler)
+        logger.propagate = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ SWEEP/confirm/           the winner and the start settings, trained again with o
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -36,6 +37,7 @@ from genconvit.tune.study import Study, earlier_trials
 from ray_jobs.cache import Cache, fill_cache
 from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, connected, sweep_budget
 from ray_jobs.extract import dataset_for
+from ray_jobs.failures import reason_of
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder, plural, runs_folder
@@ -60,6 +62,8 @@ from ray_jobs.tune_search import (
     StudySearch,
     StudyStops,
 )
+
+logger = logging.getLogger(__name__)
 
 MAY_CHANGE = {
     "tune.trials",
@@ -249,7 +253,9 @@ class Sweep:
         """Runs what is left of the trials; False where it was asked to stop."""
         (self._out / TRIALS).mkdir(exist_ok=True)
         mailbox = new_mailbox()
-        interrupted = False
+
+        def is_stop_asked() -> bool:
+            return bool(ray.get(mailbox.is_stop_asked.remote()))
 
         def ending(number: int) -> Ending:
             folder = trial_folder(self._out, number)
@@ -260,8 +266,6 @@ class Sweep:
             return Ending(scores, end["message"] if end is not None else None)
 
         def told(number: int, end: Ending, stopped: bool) -> None:
-            nonlocal interrupted
-            interrupted = interrupted or end.interrupted
             state = "failed" if end.failure else "stopped" if stopped else "finished"
             event = {
                 "event": "trial_end",
@@ -275,7 +279,7 @@ class Sweep:
 
         if self._study.ended() >= self._settings.tune.trials:
             return True
-        search = StudySearch(self._study, self._settings.tune.trials, ending, told)
+        search = StudySearch(self._study, self._settings.tune.trials, ending, told, is_stop_asked)
         cache = fill_cache(self._dataset, self._settings, output)  # all trials read the same crops
         driver = self._driver(mailbox, cache)
         tuner = ray.tune.Tuner(
@@ -296,12 +300,15 @@ class Sweep:
         )
         with tune_display(output, self._settings, self._study.ended()) as display:
             follow(mailbox, tuner.fit, display.handle)
-        return not interrupted
+        return not is_stop_asked()
 
     def _driver(self, mailbox: Any, cache: Cache | None) -> Any:
         out, settings, dataset, budget = self._out, self._settings, self._dataset, self._budget
         gpus = budget.gpus_per_worker if budget.use_gpu else 0
-        timed = ray.remote(num_cpus=budget.cpus_per_worker, num_gpus=gpus)(_timed)
+        # Elsewhere than the trial's own share, in which there is no more room.
+        timed = ray.remote(
+            num_cpus=budget.cpus_per_worker, num_gpus=gpus, scheduling_strategy="DEFAULT"
+        )(_timed)
 
         def driver(config: dict[str, Any]) -> None:
             """One trial: a TorchTrainer of its own, whose folder says where it was."""
@@ -325,9 +332,11 @@ class Sweep:
                     write_speed(folder.path, ray.get(timed.remote(folder.best)))
             except RunStoppedError:
                 return  # the mailbox knows
-            except UserError as error:
+            except Exception as error:
                 # Not raised: Ray Tune would try again what fails again.
-                ray.get(mailbox.end.remote(run, {"message": str(error), "interrupted": False}))
+                end = {"message": reason_of(error), "interrupted": False}
+                ray.get(mailbox.end.remote(run, end))
+                logger.exception("trial %s has failed", number)
 
         return driver
 

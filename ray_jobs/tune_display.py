@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genconvit.config import Settings
+from genconvit.tune.report import score_text
 from ray_jobs.output import Output
 from ray_jobs.train_display import clock
 
@@ -52,6 +53,7 @@ class TuneDisplay:
         self.live = console.is_terminal and not (output.as_json or console.is_dumb_terminal)
         self._output = output
         self._trials, self._epochs = settings.tune.trials, settings.train.epochs
+        self._objectives = settings.tune.objectives
         self._done, self._before = done, done
         self._began = time.monotonic()
         self._running: dict[str, Event] = {}
@@ -60,7 +62,7 @@ class TuneDisplay:
     def handle(self, event: Event) -> None:
         """Shows an event; those of no interest here are left out."""
         kind, run = event.get("event"), str(event.get("run"))
-        if kind == "trial":
+        if kind == "trial" and run not in self._running:
             self._running[run] = {"trial": event["trial"], "settings": event["settings"],
                                   "since": time.monotonic(), "epoch": 0, "score": None}  # fmt: skip
             self._output.emit(event)
@@ -90,7 +92,12 @@ class TuneDisplay:
         if trial:
             parts.append(f"{trial['epoch']} epochs in {clock(time.monotonic() - trial['since'])}")
         if scores:
-            parts.append(" ".join(f"{score:.4f}" for score in scores))
+            named = zip(self._objectives, scores, strict=True)
+            parts.append(
+                ", ".join(
+                    f"{name.replace('_', ' ')} {score_text(name, each)}" for name, each in named
+                )
+            )
         parts.append(event["failure"] or (searched(trial["settings"]) if trial else ""))
         self._output.say(Text("  ".join(parts), style=MARKS[state]))
         self._output.emit(event)

@@ -42,6 +42,7 @@ class StudySearch(Searcher):
         trials: Trials of the study, of every sweep that works on it.
         ending: Tells of a trial's end, by its number.
         told: Called with the number of a trial and what is known of its end.
+        is_stop_asked: Whether no more trials are to begin.
     """
 
     def __init__(
@@ -50,19 +51,19 @@ class StudySearch(Searcher):
         trials: int,
         ending: Callable[[int], Ending],
         told: Callable[[int, Ending, bool], None],
+        is_stop_asked: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._study, self._trials = study, trials
-        self._ending, self._told = ending, told
+        self._ending, self._told, self._is_stop_asked = ending, told, is_stop_asked
         self._waiting = study.unfinished()
         self._numbers: dict[str, int] = {}
-        self._stopping = False
         self.stopped: set[int] = set()
         """Trials that ASHA has stopped."""
 
     def suggest(self, trial_id: str) -> Any:
         """Settings for a trial of Ray Tune."""
-        if self._stopping:
+        if self._is_stop_asked():
             return Searcher.FINISHED
         if self._waiting:
             number, config = self._study.go_on(self._waiting.pop(0))
@@ -80,7 +81,6 @@ class StudySearch(Searcher):
         number = self._numbers[trial_id]
         ending, stopped = self._ending(number), number in self.stopped
         if ending.interrupted:
-            self._stopping = True
             self._study.leave(number)
         else:
             failure = ending.failure or ("its process was lost" if error else None)
