@@ -205,7 +205,7 @@ def sweep_budget(
     Raises:
         UserError: The cluster is too small for one run.
     """
-    shared = replace(cluster, gpus=int(cluster.gpus / gpus_per_worker + 1e-9))
+    shared = replace(cluster, gpus=cluster.gpus * int(1 / gpus_per_worker + 1e-9))
     budget, at_once = train_budget(settings, shared), 1
     while at_once < runs:
         try:

@@ -48,17 +48,15 @@ def train_worker(config: dict[str, Any]) -> None:
     """Trains, and tells the mailbox why if the run ends before its time.
 
     Args:
-        config: `settings` (JSON), `data` (locations), `out` (a path), `mailbox` (an actor or None),
+        config: `settings` (JSON), `data` (locations), `out` (a path), `mailbox` (an actor),
             `data_cpus`, `cache` (a `Cache` or None), `summary`, `logger_variables`.
     """
     mailbox, out = config["mailbox"], config["out"]
-    if mailbox is not None and ray.get(mailbox.end_of.remote(out)) is not None:
+    if ray.get(mailbox.end_of.remote(out)) is not None:
         return  # Ray started the workers anew, and what ended the run would end it again
     try:
         _train(config)
     except Exception as error:
-        if mailbox is None:
-            raise
         if isinstance(error, torch.OutOfMemoryError):
             error = UserError(OUT_OF_MEMORY)  # it would come again
         if not isinstance(error, UserError):
@@ -84,7 +82,7 @@ def _train(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
 
     def tell(event: Event) -> None:
-        if rank == 0 and mailbox is not None:
+        if rank == 0:
             mailbox.push.remote({"run": config["out"], **event})
 
     found = folder.newest_state() if rank == 0 else (None, [])
@@ -258,7 +256,7 @@ class _Ask:
     def __call__(self) -> Literal["", "save", "stop"]:
         # 5. Ray says when a node that a worker is on will be taken away. All workers ask.
         notice = ray.train.get_preemption_info()
-        if self._mailbox is not None and ray.get(self._mailbox.is_stop_asked.remote()):
+        if ray.get(self._mailbox.is_stop_asked.remote()):
             return "stop"
         if notice is None or notice == self._notice:
             return ""
