@@ -27,8 +27,8 @@ class TuneSettings(Section):
     )
     objectives: tuple[Literal["clip_auc", "ms_per_clip"], ...] = Field(
         ("clip_auc",),
-        description="Judged by the validation clip AUC of the detector that a trial keeps, the "
-        "milliseconds that it takes for a clip's crops, or both.",
+        description="Judged by the validation clip AUC of the detector that a trial keeps, and "
+        "milliseconds that it takes for a clip's crops.",
     )
     sampler: Literal["tpe", "random", "nsga2"] | None = Field(
         None,
@@ -73,9 +73,9 @@ class TuneSettings(Section):
     @field_validator("objectives")
     @classmethod
     def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError("takes one or both of clip_auc, ms_per_clip, each once")
-        return value
+        if "clip_auc" not in value or len(set(value)) < len(value):
+            raise ValueError("takes clip_auc, and perhaps ms_per_clip, each once")
+        return tuple(name for name in OBJECTIVES if name in value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TuneSettings:
@@ -84,6 +84,8 @@ class TuneSettings(Section):
                 "tune.gpus_per_worker below 1 needs tune.workers_per_trial=1: the workers of a "
                 "trial cannot share a GPU"
             )
+        if self.storage is not None and self.study is None:
+            raise ValueError("tune.storage needs a name in it: give tune.study, too")
         if self.confirm_seeds == 1:
             raise ValueError("tune.confirm_seeds=1 shows no spread; give 2 or more, or 0 for none")
         if len(self.objectives) > 1 and self.stopping == "asha":

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from genconvit.config import Settings
+from genconvit.config_tune import TuneSettings
 from genconvit.data.synthetic import write_synthetic_shards
 from genconvit.files import write_json
 from genconvit.train.run_folder import read_results
@@ -50,7 +51,13 @@ def bench_tune(
     out = (out or new_out_folder("bench-tune")).resolve()
     refuse_missing([data] if data else [])
     only = {"train.lr": {"choice": [settings.train.lr]}}
-    search = settings.tune.model_copy(update={"trials": 1, "space": only, "confirm_seeds": 0})
+    search = TuneSettings(
+        trials=1,
+        space=only,
+        confirm_seeds=0,
+        workers_per_trial=settings.tune.workers_per_trial,
+        gpus_per_worker=settings.tune.gpus_per_worker,
+    )
     alike = settings.train.model_copy(update={"num_workers": search.workers_per_trial})
     settings = settings.model_copy(update={"train": alike, "tune": search})
     silent = Output()

@@ -2,7 +2,7 @@
 
 SWEEP/study.db           the Optuna study, unless tune.storage names another database
 SWEEP/trials/0007/       a trial's run, as `genconvit train` keeps it
-SWEEP/settings.yaml      what all trials have in common
+SWEEP/settings.yaml      what all trials have in common; begun.json: what never changes
 SWEEP/sweep_report.html  what was found; sweep.json, trials.csv and figures beside it
 SWEEP/best.yaml, best/   the winner's settings and its detector
 SWEEP/confirm/           the winner and the start settings, trained again with other seeds
@@ -11,6 +11,7 @@ SWEEP/confirm/           the winner and the start settings, trained again with o
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,20 +25,21 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from genconvit.config import Settings
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
-from genconvit.files import locked
+from genconvit.files import LOCK, locked
 from genconvit.overrides import resolve_settings
 from genconvit.predict import load_detector
 from genconvit.speed import ms_per_clip
-from genconvit.train.run_folder import SETTINGS, RunFolder, flat_settings, write_settings
+from genconvit.train.run_folder import SETTINGS, RunFolder, write_settings
 from genconvit.train.watch import RunStoppedError
+from genconvit.tune.begun import BEGUN, Begun, read_begun, refuse_changes, write_begun
 from genconvit.tune.report import write_sweep
 from genconvit.tune.results import SweepResults
-from genconvit.tune.space import Space, default_space, trial_settings
+from genconvit.tune.space import Space, default_space
 from genconvit.tune.study import Study, earlier_trials
 from ray_jobs.cache import Cache, fill_cache
 from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, connected, sweep_budget
 from ray_jobs.extract import dataset_for
-from ray_jobs.failures import reason_of
+from ray_jobs.failures import reason_of, user_error_in
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder, plural, runs_folder
@@ -49,6 +51,7 @@ from ray_jobs.tune_results import (
     collect,
     confirm,
     hand_over,
+    run_settings,
     scores_of,
     tell,
     trial_folder,
@@ -64,18 +67,6 @@ from ray_jobs.tune_search import (
 )
 
 logger = logging.getLogger(__name__)
-
-MAY_CHANGE = {
-    "tune.trials",
-    "tune.confirm_seeds",
-    "tune.workers_per_trial",
-    "tune.gpus_per_worker",
-    "train.num_workers",
-    "train.device",
-    "train.max_failures",
-    "stream.cache",
-}
-"""The settings of a sweep that may change while it goes on."""
 
 
 def tune(
@@ -104,13 +95,16 @@ def tune(
         UserError: The data, the settings or the cluster do not allow it, or every trial failed.
     """
     refuse_missing(data)
-    space = _space(settings)
+    if settings.tune.space is not None:
+        Space.parse(settings.tune.space, "tune.space")
     out = (out or new_out_folder("tune")).resolve()
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and out.exists() and not _is_empty(out):
         raise UserError(
             f"{out} is not empty; go on with a sweep by --resume {out}, or choose another --out."
         )
-    earlier = earlier_trials(Path(settings.tune.warm_start)) if settings.tune.warm_start else []
+    earlier = []
+    if settings.tune.warm_start and not resume:
+        earlier = earlier_trials(Path(settings.tune.warm_start), settings.tune.objectives)
     refuse_unwritable(out)
     # Without a dashboard Ray Tune cannot free what a stopped trial held, and later trials hang.
     with locked(out, partial(_refuse_busy, out)), connected(output, dashboard=True) as ray_logs:
@@ -123,30 +117,62 @@ def tune(
             settings.train, Resources.of_cluster(), settings.tune.trials,
             settings.tune.gpus_per_worker,
         )  # fmt: skip
-        space.check_base(settings)
-        if resume:
-            _check(out, settings)
-        write_settings(out / SETTINGS, settings)
-        study = Study(out, space, settings)
+        begun = _begin(out, settings, dataset.digest, resume)
+        space = Space.parse(begun.space, BEGUN)
         points = [space.check_point(point, "tune.points") for point in settings.tune.points]
+        study = Study(out, begun, settings)
+        write_begun(out, begun)
+        write_settings(out / SETTINGS, settings)
         study.begin([space.start(settings), *points], earlier)
-        sweep = Sweep(out, settings, space, study, dataset, budget, at_once)
+        sweep = Sweep(out, settings, study, dataset, budget, at_once)
         output.say(
             f"{sweep.in_words()}\nSweep: {out}\nStudy: {study.place}\nRay's logs: {ray_logs}"
         )
-        if not sweep.run(output):
-            output.say(f"Stopped; go on with --resume {out}")
-            output.emit({"event": "interrupted", "out": str(out)})
+        try:
+            whole = sweep.run(output)
+            results = collect(out, settings, space, study, budget)
+            page = write_sweep(out, results)
+            if results.best:
+                hand_over(out, settings, results)
+            if whole and results.best and settings.tune.confirm_seeds:
+                results = confirm(out, settings, results, dataset, budget, at_once, output)
+                write_sweep(out, results)
+        except KeyboardInterrupt:
+            _say_stopped(out, output)
+            sys.stdout.flush()
+            # Ray's threads are at work, and would bring the process down where they are ended.
+            os._exit(INTERRUPTED)
+        if not whole:
+            _say_stopped(out, output)
             sys.exit(INTERRUPTED)
-        results = collect(out, settings, space, study, budget)
-        page = write_sweep(out, results)
-        if results.best:
-            hand_over(out, settings, results)
-        if results.best and settings.tune.confirm_seeds:
-            results = confirm(out, settings, results, dataset, budget, at_once, output)
-            write_sweep(out, results)
     tell(results, out, page, output)
     return results
+
+
+def _say_stopped(out: Path, output: Output) -> None:
+    output.say(f"Stopped; go on with --resume {out}")
+    output.emit({"event": "interrupted", "out": str(out)})
+
+
+def _is_empty(out: Path) -> bool:
+    """Whether nothing but the lock of a process that was killed is in a folder."""
+    return out.is_dir() and {each.name for each in out.iterdir()} <= {LOCK}
+
+
+def _begin(out: Path, settings: Settings, data_digest: str, resume: bool) -> Begun:
+    """What the sweep is begun with, or was.
+
+    Raises:
+        UserError: It was begun with something else, or its space does not fit the settings.
+    """
+    if resume:
+        begun = read_begun(out)
+        before = resolve_settings(out / SETTINGS)
+        refuse_changes(out, begun, before, settings, data_digest)
+        return begun
+    space = _space(settings)
+    space.check_base(settings)
+    return Begun.new(out, settings.tune, space.tree(), data_digest)
 
 
 def _space(settings: Settings) -> Space:
@@ -165,21 +191,6 @@ def _refuse_busy(out: Path) -> None:
     raise UserError(f"another process is at work on {out}; wait for it, or stop it first.")
 
 
-def _check(out: Path, settings: Settings) -> None:
-    """Whether the sweep in this folder can go on with these settings.
-
-    Raises:
-        UserError: It was begun with others.
-    """
-    begun = flat_settings(resolve_settings(out / SETTINGS), "tune")
-    for name, value in flat_settings(settings, "tune").items():
-        if name not in MAY_CHANGE and value != begun[name]:
-            raise UserError(
-                f"{out} was begun with {name}={begun[name]}; go on without changing that, or start "
-                "a new sweep."
-            )
-
-
 def resume_sweep(
     name: str,
     data: Sequence[str],
@@ -194,7 +205,7 @@ def resume_sweep(
         UserError: There is no such sweep, or `--out` names another folder.
     """
     for folder in (Path(name), runs_folder() / name):
-        if (folder / TRIALS).is_dir() and (folder / SETTINGS).is_file():
+        if (folder / BEGUN).is_file():
             break
     else:
         raise UserError(
@@ -213,7 +224,6 @@ class Sweep:
     Args:
         out: The sweep's folder.
         settings: What all trials have in common.
-        space: What is searched.
         study: Where the trials are kept.
         dataset: The crops.
         budget: What each trial gets.
@@ -224,13 +234,12 @@ class Sweep:
         self,
         out: Path,
         settings: Settings,
-        space: Space,
         study: Study,
         dataset: TrainingData,
         budget: Budget,
         at_once: int,
     ) -> None:
-        self._out, self._settings, self._space = out, settings, space
+        self._out, self._settings = out, settings
         self._study, self._dataset = study, dataset
         self._budget, self._at_once = budget, at_once
 
@@ -299,12 +308,12 @@ class Sweep:
             ),
         )
         with tune_display(output, self._settings, self._study.ended()) as display:
-            follow(mailbox, tuner.fit, display.handle)
+            follow(mailbox, partial(_fit, tuner), display.handle)
         return not is_stop_asked()
 
     def _driver(self, mailbox: Any, cache: Cache | None) -> Any:
         out, settings, dataset, budget = self._out, self._settings, self._dataset, self._budget
-        gpus = budget.gpus_per_worker if budget.use_gpu else 0
+        summary, gpus = data_summary(dataset), budget.gpus_per_worker if budget.use_gpu else 0
         # Elsewhere than the trial's own share, in which there is no more room.
         timed = ray.remote(
             num_cpus=budget.cpus_per_worker, num_gpus=gpus, scheduling_strategy="DEFAULT"
@@ -313,16 +322,15 @@ class Sweep:
         def driver(config: dict[str, Any]) -> None:
             """One trial: a TorchTrainer of its own, whose folder says where it was."""
             number, searched = config[NUMBER], config[SEARCHED]
-            folder = RunFolder(
-                trial_folder(out, number), trial_settings(settings, searched), data_summary(dataset)
-            )
-            run = str(folder.path)
+            run = str(trial_folder(out, number))
             ray.get(
                 mailbox.push.remote(
                     {"event": "trial", "run": run, "trial": number, "settings": searched}
                 )
             )
             try:
+                folder = RunFolder(Path(run), run_settings(settings, searched), summary)
+                folder.check()
                 folder.start()
                 if not finished(folder.path, folder.settings):
                     fit_run(
@@ -339,6 +347,19 @@ class Sweep:
                 logger.exception("trial %s has failed", number)
 
         return driver
+
+
+def _fit(tuner: ray.tune.Tuner) -> None:
+    """Runs all trials.
+
+    Raises:
+        UserError: The study's database does not answer.
+    """
+    try:
+        tuner.fit()
+    except Exception as error:
+        found = user_error_in(error)
+        raise (found or error) from None
 
 
 def _timed(detector: Path) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from genconvit.config_tune import OBJECTIVES, TuneSettings
 from genconvit.data.training_data import TrainingData
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_folder, write_json
+from genconvit.losses import without_idle_heads
 from genconvit.train.run_folder import RESULTS, RunFolder, read_results, write_settings
 from genconvit.tune.figures import winner_of
 from genconvit.tune.report import score_text, summary
@@ -47,12 +49,24 @@ def trial_folder(sweep: Path, number: int) -> Path:
     return sweep / TRIALS / f"{number:04d}"
 
 
+def run_settings(settings: Settings, config: Mapping[str, Any]) -> Settings:
+    """The settings of a trial's run: without those of the sweep, which are none of its business."""
+    found = trial_settings(settings, config)
+    model = without_idle_heads(found.model, found.loss)
+    return found.model_copy(update={"model": model, "tune": TuneSettings()})
+
+
 def scores_of(run: Path, objectives: Sequence[str]) -> tuple[float, ...] | None:
     """What the detector that a trial keeps is judged by; None where there is none to judge."""
     best = run / "best"
     if not best.is_dir():
         return None
-    found: dict[str, float | None] = {"clip_auc": read_info(best).metrics["clip_auc"]}
+    try:
+        info = read_info(best)
+    except UserError:  # a worker that is about to be stopped puts another in its place
+        time.sleep(1)
+        info = read_info(best)
+    found: dict[str, float | None] = {"clip_auc": info.metrics["clip_auc"]}
     if (run / SPEED).is_file():
         found |= read_json(run / SPEED, "a trial's speed")
     scores = [found.get(name) for name in objectives]
@@ -72,9 +86,10 @@ def collect(
     gpus = budget.workers * budget.gpus_per_worker if budget.use_gpu else 0.0
     trials = []
     for frozen in study.trials:
-        run = trial_folder(Path(frozen.user_attrs[OWNER]), frozen.number)
-        results = read_results(run) if (run / RESULTS).is_file() else None
-        scores = scores_of(run, tune.objectives)
+        run = trial_folder(out, frozen.number)
+        own = frozen.user_attrs[OWNER] == study.owner  # the others' runs are in their own folders
+        results = read_results(run) if own and (run / RESULTS).is_file() else None
+        scores = scores_of(run, tune.objectives) if own else frozen.values
         trials.append(
             TrialResult(
                 number=frozen.number,
@@ -87,7 +102,7 @@ def collect(
                 seconds=results["seconds"] if results else 0.0,
                 gpus=gpus,
                 failure=frozen.user_attrs.get(FAILURE),
-                detector=str(run / "best") if scores is not None else None,
+                detector=str(run / "best") if own and scores is not None else None,
             )
         )
     objectives = [Objective(name=name, direction=OBJECTIVES[name]) for name in tune.objectives]
@@ -108,11 +123,12 @@ def collect(
 def front(trials: Sequence[TrialResult], objectives: Sequence[Objective]) -> list[int]:
     """Numbers of the trials that no other beats in all objectives; best in the first one first.
 
-    With one objective it is the winner alone. Of equals, the earlier one counts.
+    Only this sweep's own trials count, whose detectors are here. With one objective it is the
+    winner alone. Of equals, the earlier one counts.
     """
     signs = np.array([1.0 if each.direction == "maximize" else -1.0 for each in objectives])
-    judged = [trial for trial in trials if trial.scores is not None and trial.state != "failed"]
-    points = [signs * trial.scores for trial in judged]
+    judged = [t for t in trials if t.detector is not None and t.state in ("finished", "stopped")]
+    points = [signs * np.array(trial.scores) for trial in judged]
     kept: list[int] = []
     for place in sorted(range(len(judged)), key=lambda i: (*-points[i], judged[i].number)):
         if not any((points[other] >= points[place]).all() for other in kept):
@@ -124,8 +140,7 @@ def hand_over(out: Path, settings: Settings, results: SweepResults) -> None:
     """Writes the winner's settings and its detector: `best.yaml` and `best/`."""
     winner = winner_of(results)
     assert winner is not None and winner.detector is not None
-    best = trial_settings(settings, winner.config).model_copy(update={"tune": TuneSettings()})
-    write_settings(out / "best.yaml", best)
+    write_settings(out / "best.yaml", run_settings(settings, winner.config))
     with replaced_folder(out / "best") as folder:
         for file in Path(winner.detector).iterdir():
             shutil.copyfile(file, folder / file.name)
@@ -150,12 +165,15 @@ def confirm(
     seeds = [settings.seed + 1 + number for number in range(settings.tune.confirm_seeds)]
     folders = {
         (name, seed): RunFolder(
-            out / "confirm" / f"{name}-seed-{seed}",
-            trial_settings(settings, config).model_copy(update={"seed": seed}),
+            out / "confirm" / f"{folder}-seed-{seed}",
+            run_settings(settings, config).model_copy(update={"seed": seed}),
             data_summary(dataset),
         )
         for seed in seeds
-        for name, config in (("winner", found.config), ("start", results.start))
+        for name, folder, config in (
+            ("winner", f"trial-{found.number:04d}", found.config),
+            ("start", "start", results.start),
+        )
     }
     todo = [each for each in folders.values() if not finished(each.path, each.settings)]
     if todo:

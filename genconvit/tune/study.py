@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DBAPIError
 
 from genconvit.config import Settings
 from genconvit.config_tune import OBJECTIVES, TuneSettings
 from genconvit.errors import UserError
+from genconvit.tune.begun import BEGUN, Begun
 from genconvit.tune.space import Space
+
+T = TypeVar("T")
 
 DATABASE = "study.db"
 OWNER, CONFIG, FAILURE = "sweep", "config", "failure"
-"""Attributes of a trial: the folder of the sweep that runs it, its settings, why it failed."""
+"""Attributes of a trial: the id of the sweep that runs it, its settings, why it failed."""
+_TERMS, _READY = "terms", "ready"
+_WAITS_S = (1.0, 5.0, 20.0)
+"""Between tries to reach a storage."""
 
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -34,17 +43,18 @@ class Study:
     """Asks Optuna for settings, and tells it how they went.
 
     Args:
-        folder: Of the sweep; trials that were begun for it are its own.
-        space: What is searched.
+        folder: Of the sweep.
+        begun: What the sweep was begun with.
         settings: All settings of the sweep.
 
     Raises:
         UserError: The storage cannot be opened, or holds a study of another kind.
     """
 
-    def __init__(self, folder: Path, space: Space, settings: Settings) -> None:
+    def __init__(self, folder: Path, begun: Begun, settings: Settings) -> None:
         tune = settings.tune
-        self._owner, self._space, self._base = str(folder), space, settings
+        self.owner, self._base = begun.id, settings
+        self._space = Space.parse(begun.space, BEGUN)
         folder.mkdir(parents=True, exist_ok=True)
         self._url = tune.storage or f"sqlite:///{folder / DATABASE}"
         self._stops, self._epochs = tune.stops, settings.train.epochs
@@ -57,19 +67,28 @@ class Study:
         with _explained(self._url):
             self._study = optuna.create_study(
                 storage=self._url,
-                study_name=tune.study or folder.name,
+                study_name=begun.study,
                 directions=directions,
                 pruner=pruner if self._stops else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            begun = len(self._study.get_trials(deepcopy=False))
+            so_far = len(self._study.get_trials(deepcopy=False))
+            terms = begun.terms(settings)
+            if self._study.user_attrs.setdefault(_TERMS, terms) == terms:
+                self._study.set_user_attr(_TERMS, terms)
         if [each.name.lower() for each in self._study.directions] != directions:
             raise UserError(
                 f"tune.study: the study {self._study.study_name} has other objectives; name "
                 "another one."
             )
+        for name, value in self._study.user_attrs.get(_TERMS, terms).items():
+            if value != terms[name]:
+                raise UserError(
+                    f"tune.study: the study {self._study.study_name} was begun with another "
+                    f"{name}; give the same, or name another study."
+                )
         # Another seed each time, or a sweep that goes on would draw the same settings again.
-        self._study.sampler = _sampler(tune, settings.seed + begun)
+        self._study.sampler = _sampler(tune, settings.seed + so_far)
         self._running: dict[int, Trial] = {}
 
     @property
@@ -91,8 +110,10 @@ class Study:
             points: Searched settings, perhaps not all of them.
             earlier: Trials of another study; those with settings outside this space are left out.
         """
-        if self._study.get_trials(deepcopy=False):
+        if _READY in self._study.user_attrs:
             return
+        for point in points:
+            self._study.enqueue_trial(dict(point), skip_if_exists=True)
         dimensions = {dimension.name: dimension for dimension in self._space.dimensions}
         for trial in earlier:
             inside = all(
@@ -111,8 +132,7 @@ class Study:
                         intermediate_values=trial.intermediate_values,
                     )
                 )
-        for point in points:
-            self._study.enqueue_trial(dict(point))
+        self._study.set_user_attr(_READY, True)
 
     def ended(self) -> int:
         """How many trials have come to an end, in all sweeps of the study."""
@@ -124,16 +144,16 @@ class Study:
             trial.number
             for trial in self.trials
             if trial.state == TrialState.RUNNING
-            and trial.user_attrs[OWNER] == self._owner
+            and trial.user_attrs[OWNER] == self.owner
             and trial.number not in self._running
         ]
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """A new trial: its number and its settings."""
-        trial = self._study.ask()
+        trial = _patiently(self._study.ask)
         config = self._space.suggest(trial, self._base)
         trial.set_user_attr(CONFIG, config)
-        trial.set_user_attr(OWNER, self._owner)
+        trial.set_user_attr(OWNER, self.owner)
         self._running[trial.number] = trial
         return trial.number, config
 
@@ -153,8 +173,8 @@ class Study:
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an epoch may come twice, after a worker was lost
-            trial.report(score, epoch)
-        return self._stops and epoch < self._epochs and trial.should_prune()
+            _patiently(lambda: trial.report(score, epoch))
+        return self._stops and epoch < self._epochs and _patiently(trial.should_prune)
 
     def finish(
         self, number: int, scores: Sequence[float] | None, *, stopped: bool, failure: str | None
@@ -167,16 +187,18 @@ class Study:
             stopped: ASHA has stopped it.
             failure: Why it failed.
         """
-        trial = self._running.pop(number)
+        trial = self._running[number]
         if failure is None and scores is None:
             failure = "no epoch came to its end with a score"
         if failure is not None:
-            trial.set_user_attr(FAILURE, failure)
-            self._study.tell(trial, state=TrialState.FAIL)
+            _patiently(lambda: trial.set_user_attr(FAILURE, failure))
+            told: dict[str, Any] = {"state": TrialState.FAIL}
         elif stopped:
-            self._study.tell(trial, state=TrialState.PRUNED)
+            told = {"state": TrialState.PRUNED}
         else:
-            self._study.tell(trial, scores)
+            told = {"values": scores}
+        _patiently(lambda: self._study.tell(trial, **told, skip_if_finished=True))
+        del self._running[number]
 
     def leave(self, number: int) -> None:
         """Lets a trial go that is to go on later."""
@@ -203,11 +225,15 @@ class Study:
         return {name: float(share) for name, share in found.items()}
 
 
-def earlier_trials(folder: Path) -> list[FrozenTrial]:
+def earlier_trials(folder: Path, objectives: Sequence[str]) -> list[FrozenTrial]:
     """The trials of another sweep, from its own database.
 
+    Args:
+        folder: Of the sweep.
+        objectives: Of the new one.
+
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it had other objectives.
     """
     file = folder / DATABASE
     if not file.is_file():
@@ -218,7 +244,10 @@ def earlier_trials(folder: Path) -> list[FrozenTrial]:
     url = f"sqlite:///{file.resolve()}"
     with _explained(url):
         [name, *_] = optuna.get_all_study_names(url)
-        return optuna.load_study(study_name=name, storage=url).trials
+        study = optuna.load_study(study_name=name, storage=url)
+        if [each.name.lower() for each in study.directions] != [OBJECTIVES[n] for n in objectives]:
+            raise UserError(f"tune.warm_start={folder} had other objectives; give the same.")
+        return study.trials
 
 
 def _sampler(tune: TuneSettings, seed: int) -> BaseSampler:
@@ -250,6 +279,26 @@ def _explained(url: str) -> Iterator[None]:
         ) from error
 
 
+def _patiently(call: Callable[[], T]) -> T:
+    """What a storage answers, which may be out of reach for a while.
+
+    Raises:
+        UserError: It stays so.
+    """
+    for wait in (*_WAITS_S, None):
+        try:
+            return call()
+        except (StorageInternalError, DBAPIError) as error:
+            if wait is None:
+                raise UserError(
+                    f"the study's database does not answer ({type(error).__name__}); see to it, "
+                    "then go on with --resume."
+                ) from error
+            time.sleep(wait)
+    raise AssertionError
+
+
 def _public(url: str) -> str:
     """A storage's URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
+    return re.sub(r"(?i)(passw\w*|pwd)=[^&]*", r"\1=***", url)

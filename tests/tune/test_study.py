@@ -11,6 +11,7 @@ import pytest
 from genconvit.config import Settings
 from genconvit.errors import UserError
 from genconvit.overrides import parse_assignment, resolve_settings
+from genconvit.tune.begun import BEGUN, Begun, read_begun, write_begun
 from genconvit.tune.space import Space
 from genconvit.tune.study import CONFIG, FAILURE, Study, earlier_trials
 
@@ -29,8 +30,15 @@ def settings(*texts: str) -> Settings:
     return resolve_settings(assignments=[parse_assignment(text) for text in [*fixed, *texts]])
 
 
-def study(folder: Path, *texts: str) -> Study:
-    return Study(folder, SPACE, settings(*texts))
+def study(folder: Path, *texts: str, space: Space = SPACE, digest: str = "d") -> Study:
+    """Of a sweep in the folder, which goes on where it was begun."""
+    job = settings(*texts)
+    begun = Begun.new(folder, job.tune, space.tree(), digest)
+    if (folder / BEGUN).is_file():
+        begun = read_begun(folder).model_copy(update={"data_digest": digest})
+    found = Study(folder, begun, job)
+    write_begun(folder, begun)
+    return found
 
 
 def one(found: Study, number: int) -> optuna.trial.FrozenTrial:
@@ -63,6 +71,32 @@ def test_another_sweep_on_the_study_leaves_running_trials_alone(tmp_path: Path) 
     assert second.unfinished() == []
     assert second.ask()[0] == number + 1
     assert len(first.trials) == 2
+
+
+def test_a_sweep_whose_folder_was_renamed_goes_on(tmp_path: Path) -> None:
+    number, config = study(tmp_path / "a").ask()
+    (tmp_path / "a").rename(tmp_path / "b")
+    again = study(tmp_path / "b")
+    assert again.unfinished() == [number]
+    assert again.go_on(number) == (number, config)
+
+
+def test_sweeps_of_one_study_must_agree_on_the_data(tmp_path: Path) -> None:
+    url = f"tune.storage=sqlite:///{tmp_path / 'shared.db'}"
+    study(tmp_path / "a", url, "tune.study=ours")
+    with pytest.raises(UserError, match="another data"):
+        study(tmp_path / "b", url, "tune.study=ours", digest="e")
+
+
+def test_the_beginning_that_was_cut_off_is_made_up_for(tmp_path: Path) -> None:
+    points = [{"train.lr": 5e-3, "train.sched": "plateau"}]
+    first = study(tmp_path)
+    first._study.enqueue_trial(points[0])  # and then it was killed
+    again = study(tmp_path)
+    again.begin(points, [])
+    again.begin(points, [])
+    assert again.ask()[1] == points[0]
+    assert again.ask()[1] != points[0]
 
 
 def test_a_sweep_that_goes_on_draws_other_settings(tmp_path: Path) -> None:
@@ -149,7 +183,7 @@ def tried(folder: Path) -> Study:
 def test_a_study_starts_warm_from_an_earlier_sweep(tmp_path: Path) -> None:
     tried(tmp_path / "old")
     new = study(tmp_path / "new")
-    new.begin([], earlier_trials(tmp_path / "old"))
+    new.begin([], earlier_trials(tmp_path / "old", ["clip_auc"]))
     assert new.trials == []  # they are learned from, and not this sweep's own
     assert len(optuna.load_study(study_name="new", storage=_url(tmp_path / "new")).trials) == 6
 
@@ -157,8 +191,8 @@ def test_a_study_starts_warm_from_an_earlier_sweep(tmp_path: Path) -> None:
 def test_earlier_trials_of_other_settings_are_left_out(tmp_path: Path) -> None:
     tried(tmp_path / "old")
     other = Space.parse({"train.lr": {"log": [1e-6, 1e-5]}}, "a test")
-    new = Study(tmp_path / "new", other, settings())
-    new.begin([], earlier_trials(tmp_path / "old"))
+    new = study(tmp_path / "new", space=other)
+    new.begin([], earlier_trials(tmp_path / "old", ["clip_auc"]))
     assert optuna.load_study(study_name="new", storage=_url(tmp_path / "new")).trials == []
 
 
@@ -182,7 +216,7 @@ def test_a_storage_that_cannot_be_opened_is_said_without_its_password(
     tmp_path: Path, url: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        study(tmp_path, f"tune.storage={url}")
+        study(tmp_path, f"tune.storage={url}", "tune.study=x")
     assert "tune.storage" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -190,7 +224,10 @@ def test_a_storage_that_cannot_be_opened_is_said_without_its_password(
 
 def test_a_folder_without_a_study_is_no_warm_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tune\.warm_start"):
-        earlier_trials(tmp_path)
+        earlier_trials(tmp_path, ["clip_auc"])
+    tried(tmp_path)
+    with pytest.raises(UserError, match="other objectives"):
+        earlier_trials(tmp_path, ["clip_auc", "ms_per_clip"])
 
 
 def test_a_study_with_other_objectives_is_refused(tmp_path: Path) -> None:
@@ -199,12 +236,18 @@ def test_a_study_with_other_objectives_is_refused(tmp_path: Path) -> None:
         study(tmp_path, "tune.objectives=clip_auc,ms_per_clip")
 
 
+def test_the_order_of_objectives_does_not_matter() -> None:
+    assert settings("tune.objectives=ms_per_clip,clip_auc").tune.objectives[0] == "clip_auc"
+
+
 def test_settings_of_a_sweep_that_contradict_each_other_are_refused() -> None:
     cases: dict[str, Any] = {
         "tune.gpus_per_worker=0.5 tune.workers_per_trial=2": "cannot share a GPU",
         "tune.objectives=clip_auc,ms_per_clip tune.stopping=asha": "one objective",
         "tune.confirm_seeds=1": "no spread",
         "tune.objectives=clip_auc,clip_auc": "each once",
+        "tune.objectives=ms_per_clip": "takes clip_auc",
+        "tune.storage=sqlite:///x.db": "give tune.study",
     }
     for texts, said in cases.items():
         with pytest.raises(UserError, match=said):
