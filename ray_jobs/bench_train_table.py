@@ -12,6 +12,7 @@ from ray_jobs.output import Output
 
 NAMES = {"eager-fp32": "eager fp32", "eager-bf16": "eager bf16"}
 SHOWN_OPERATIONS = 8
+SHORT = {"data_wait": "data wait", "preparation": "prepare"}
 
 
 def show(report: dict[str, Any], output: Output) -> None:
@@ -40,12 +41,12 @@ def show(report: dict[str, Any], output: Output) -> None:
 def _rates(report: dict[str, Any]) -> Table:
     rows = report["train"]
     several = any(row["workers"] > 1 for row in rows)
-    each = "a GPU" if report["gpus"] else "a worker"
+    each = "a GPU" if report["gpus"] else "each"
     table = _table(
-        "training", "format", "batch", "images/s", *([each, "scaling"] if several else []), "MFU",
-        "GiB", "1st step", "start",
+        "training", "format", "batch", "img/s", *([each, "scaling"] if several else []), "MFU",
+        "GiB", "1st step",
         caption="MFU: of the rate of matrix products. GiB: of tensors; on a CPU, of the process."
-        " 1st step: seconds since the process had its work; start: since it was asked for.",
+        " 1st step: seconds since the process had its work.",
     )  # fmt: skip
     for row in rows:
         if "error" in row:
@@ -65,7 +66,6 @@ def _rates(report: dict[str, Any]) -> Table:
             f"{100 * row['mfu']:.1f} %",
             f"{row.get('peak_allocated_bytes', row.get('peak_process_bytes')) / 2**30:.1f}",
             f"{row['first_step_s']:.1f}" + (f" {cache}" if cache else ""),
-            f"{row['start_to_first_step_s']:.1f}",
         )
     return table
 
@@ -73,7 +73,7 @@ def _rates(report: dict[str, Any]) -> Table:
 def _parts(report: dict[str, Any]) -> Table:
     several = any(row["workers"] > 1 for row in report["train"])
     table = _table(
-        "ms of a step", *(part.replace("_", " ") for part in PARTS), "sum",
+        "ms of a step", *(SHORT.get(part, part) for part in PARTS), "sum",
         *(["exchange"] if several else []),
         caption="Medians over steps; of the data wait the mean."
         + (" Exchange: what a step takes less without exchanging gradients." * several),

@@ -50,6 +50,8 @@ def accelerate(network: nn.Module, *, compile: bool = True) -> nn.Module:
     if compile:
         config: Any = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, _GRAPHS)
+        # Inside DDP it would cut the parts' graphs at its buckets; DDP sees parameters, not parts.
+        config.optimize_ddp = False
     modules: list[Any] = list(network.modules())
     _check_kernels(modules)
     for module in modules:

@@ -116,16 +116,16 @@ def test_the_profile_is_written(folder: Path, report: dict[str, Any]) -> None:
     assert 0.5 < sum(one["share"] for one in report["profile"]) <= 1
 
 
-def test_the_tables_fit_a_terminal_of_100_columns(report: dict[str, Any]) -> None:
+def test_the_tables_fit_a_terminal_of_80_columns(report: dict[str, Any]) -> None:
     several = {**report["train"][1], "workers": 8, "exchange_ms": 1.5, "scaling_efficiency": 0.98}
     rows = [*report["train"], several]
     rows += [{"variant": "eager-bf16", "workers": 1, "error": "out of memory"}]
     rows[0] = {**rows[0], "compile_cache": "cold"}
     output = Output()
-    output.console = Console(record=True, width=100, file=io.StringIO())
+    output.console = Console(record=True, width=80, file=io.StringIO())
     show({**report, "train": rows, "gpus": 8, "device": "NVIDIA H100 80GB HBM3"}, output)
     text = output.console.export_text()
-    for word in ("images/s", "a GPU", "scaling", "1st step", "out of memory", "exchange", "98 %"):
+    for word in ("img/s", "a GPU", "scaling", "1st step", "out of memory", "exchange", "98 %"):
         assert word in text
     assert "…" not in text
 
