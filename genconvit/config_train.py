@@ -161,6 +161,11 @@ class TrainSettings(Section):
             raise ValueError("must be from 1 to 4096, or MIN:MAX such as 2:8")
         return low if low == high else f"{low}:{high}"
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _reads_yaml(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @field_validator("log_to", mode="before")
     @classmethod
     def _parse_loggers(cls, value: Any) -> Any:

@@ -219,6 +219,13 @@ def test_a_range_of_workers_is_read_from_both_sources(tmp_path: Path) -> None:
     assert (train.worker_range, train.log_to) == ((3, 3), ())
 
 
+def test_on_and_off_in_yaml_are_words_where_words_are_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    for word in ("on", "off"):
+        file.write_text(f"train:\n  compile: {word}\n")
+        assert resolve_settings(file).train.compile == word
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
