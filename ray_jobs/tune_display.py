@@ -55,7 +55,7 @@ class TuneDisplay:
         self._trials, self._epochs = settings.tune.trials, settings.train.epochs
         self._objectives = settings.tune.objectives
         self._done, self._before = done, done
-        self._began = time.monotonic()
+        self._began = self._latest_end = time.monotonic()
         self._running: dict[str, Event] = {}
         self._best: tuple[float, int] | None = None
 
@@ -86,6 +86,7 @@ class TuneDisplay:
         scores, state = event["scores"], event["state"]
         if state != "interrupted":
             self._done += 1
+            self._latest_end = time.monotonic()
         if scores and state != "failed" and (self._best is None or scores[0] > self._best[0]):
             self._best = scores[0], event["trial"]
         parts = [f"trial {event['trial']:>3}", state]
@@ -118,9 +119,10 @@ class TuneDisplay:
 
     def _foot(self) -> Text:
         text = f"{self._done} of {self._trials} trials"
-        ended = self._done - self._before
-        if ended:
-            left = (time.monotonic() - self._began) / ended * (self._trials - self._done)
+        ended, waiting = self._done - self._before, self._trials - self._done
+        if ended and waiting > 0:
+            pace = (self._latest_end - self._began) / ended
+            left = pace * waiting - (time.monotonic() - self._latest_end)
             text += f", about {clock(left)} left"
         if self._best:
             text += f"; best {self._best[0]:.4f} (trial {self._best[1]})"
