@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,11 +38,6 @@ def new_out_folder(job: str) -> Path:
     return runs_folder() / time.strftime(f"{job}-%Y%m%d-%H%M%S")
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 class Output:
     """Where a job tells what it does.
 
@@ -63,6 +59,27 @@ class Output:
         """For people, on stderr so that JSON stays clean."""
         line = Text.assemble(("warning: ", "yellow"), message)
         Console(stderr=True, soft_wrap=True).print(line)
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal for what changes in place."""
+        return self.console.is_terminal and not (self.as_json or self.console.is_dumb_terminal)
+
+    def note(self, text: str) -> None:
+        """A warning that goes above a live display, which stderr would write into."""
+        if self.live:
+            self.say(Text.assemble(("warning: ", "yellow"), text))
+        else:
+            self.warn(text)
+
+    @contextmanager
+    def showing(self, display: RenderableType, refresh_per_s: int) -> Iterator[None]:
+        """Keeps a display on the terminal meanwhile, where there is one."""
+        if not self.live:
+            yield
+            return
+        with Live(display, console=self.console, refresh_per_second=refresh_per_s, transient=True):
+            yield
 
     def emit(self, item: dict[str, Any]) -> None:
         """For programs."""

@@ -20,23 +20,24 @@ from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.evaluate.plots import training_curves
 from genconvit.files import locked
-from genconvit.overrides import resolve_settings
-from genconvit.train.run_folder import RESULTS, SETTINGS, RunFolder, find_run, read_results
+from genconvit.train.run_folder import RESULTS, RunFolder, find_run, read_results
 from genconvit.train.state import STATES
 from genconvit.train.watch import RunStoppedError
+from genconvit.wording import plural
 from ray_jobs.cache import Cache, fill_cache
 from ray_jobs.cluster import Budget, Resources, connected, train_budget
 from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of, user_error_in
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
-from ray_jobs.output import Output, new_out_folder, plural, runs_folder
+from ray_jobs.output import Output, new_out_folder, runs_folder
 from ray_jobs.stream import start_workers
 from ray_jobs.train_display import train_display
 from ray_jobs.train_settings import (
     data_summary,
     refuse_missing,
     refuse_unwritable,
+    resumed_settings,
     settings_for,
 )
 from ray_jobs.train_worker import train_worker
@@ -156,9 +157,7 @@ def resume_run(
         UserError: There is no such run, or `--out` names another folder.
     """
     run = find_run(name, runs_folder())
-    if out is not None and out.resolve() != run.resolve():
-        raise UserError(f"--resume continues in {run}; leave --out away.")
-    settings = given.settings(base=resolve_settings(run / SETTINGS))
+    settings = resumed_settings(run, out, given)
     return train(data, settings, run, output, resume=True, allow_leakage=allow_leakage)
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -35,10 +34,7 @@ def train_display(output: Output, settings: Settings) -> Iterator[TrainDisplay]:
         settings: The run's settings.
     """
     display = TrainDisplay(output, settings.train.epochs)
-    if not display.live:
-        yield display
-        return
-    with Live(display, console=output.console, refresh_per_second=REFRESH_PER_S, transient=True):
+    with output.showing(display, REFRESH_PER_S):
         yield display
 
 
@@ -51,9 +47,7 @@ class TrainDisplay:
     """
 
     def __init__(self, output: Output, epochs: int) -> None:
-        self.live = output.console.is_terminal and not (
-            output.as_json or output.console.is_dumb_terminal
-        )
+        self.live = output.live
         self._output = output
         self._epochs = epochs
         self._phase = "starting workers"
@@ -85,14 +79,8 @@ class TrainDisplay:
             self._output.say(f"Batch size: {event.get('batch_size')} crops a pass and worker.")
             self._output.emit(event)
         elif kind == "note":
-            self._note(event.get("text", ""))
+            self._output.note(event.get("text", ""))
             self._output.emit(event)
-
-    def _note(self, text: str) -> None:
-        if self.live:  # stderr would write into the live display
-            self._output.say(Text.assemble(("warning: ", "yellow"), text))
-        else:
-            self._output.warn(text)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = min(options.max_width, WIDEST)

@@ -11,11 +11,12 @@ import ray
 from genconvit.data.training_data import TrainingData
 from genconvit.evaluate.plots import training_curves
 from genconvit.train.run_folder import RunFolder, epoch_line, read_results
+from genconvit.wording import plural
 from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, sweep_budget
 from ray_jobs.failures import reason_of
 from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.options import Given
-from ray_jobs.output import Output, plural
+from ray_jobs.output import Output
 from ray_jobs.train import finished, fit_run
 from ray_jobs.variants import Run
 

@@ -17,8 +17,11 @@ from genconvit.data.training_data import TrainingData, check_mix
 from genconvit.errors import UserError
 from genconvit.losses import check_trainable, without_idle_heads
 from genconvit.models.registry import build_from_settings
+from genconvit.overrides import resolve_settings
 from genconvit.storage import absolute, is_url
 from genconvit.train.loggers import check_loggers
+from genconvit.train.run_folder import SETTINGS
+from ray_jobs.options import Given
 
 OF_A_NEW_RUN = {"dropout_rate", "drop_path_rate"}
 """Settings of a network that `--init` leaves to the new run: they change none of its weights."""
@@ -53,6 +56,17 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(
             f"{out} cannot be written to ({error.strerror}); choose another --out."
         ) from error
+
+
+def resumed_settings(folder: Path, out: Path | None, given: Given) -> Settings:
+    """The settings in the folder of what goes on, and what the command line changes of them.
+
+    Raises:
+        UserError: `--out` names another folder.
+    """
+    if out is not None and out.resolve() != folder.resolve():
+        raise UserError(f"--resume continues in {folder}; leave --out away.")
+    return given.settings(base=resolve_settings(folder / SETTINGS))
 
 
 def settings_for(

@@ -31,8 +31,8 @@ from genconvit.train.loop import Data, fit
 from genconvit.train.run_folder import SETTINGS, RunFolder
 from genconvit.train.state import read_state
 from genconvit.train.watch import Event, RunEndedError, RunStoppedError
+from genconvit.wording import plural
 from ray_jobs.failures import reason_of
-from ray_jobs.output import plural
 from ray_jobs.stream import stream
 
 OUT_OF_MEMORY = (

@@ -36,15 +36,22 @@ from genconvit.tune.report import write_sweep
 from genconvit.tune.results import SweepResults
 from genconvit.tune.space import Space, default_space
 from genconvit.tune.study import Study, earlier_trials
+from genconvit.wording import plural
 from ray_jobs.cache import Cache, fill_cache
 from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, connected, sweep_budget
 from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of, user_error_in
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
-from ray_jobs.output import Output, new_out_folder, plural, runs_folder
+from ray_jobs.output import Output, new_out_folder, runs_folder
 from ray_jobs.train import INTERRUPTED, finished, fit_run
-from ray_jobs.train_settings import data_summary, refuse_missing, refuse_unwritable, settings_for
+from ray_jobs.train_settings import (
+    data_summary,
+    refuse_missing,
+    refuse_unwritable,
+    resumed_settings,
+    settings_for,
+)
 from ray_jobs.tune_display import tune_display
 from ray_jobs.tune_results import (
     TRIALS,
@@ -212,9 +219,7 @@ def resume_sweep(
             f"--resume {name}: there is no sweep there nor at {runs_folder() / name}; check the "
             "name."
         )
-    if out is not None and out.resolve() != folder.resolve():
-        raise UserError(f"--resume continues in {folder}; leave --out away.")
-    settings = given.settings(base=resolve_settings(folder / SETTINGS))
+    settings = resumed_settings(folder, out, given)
     return tune(data, settings, folder, output, resume=True, allow_leakage=allow_leakage)
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -32,10 +31,7 @@ def tune_display(output: Output, settings: Settings, done: int) -> Iterator[Tune
         done: Trials that ended before.
     """
     display = TuneDisplay(output, settings, done)
-    if not display.live:
-        yield display
-        return
-    with Live(display, console=output.console, refresh_per_second=REFRESH_PER_S, transient=True):
+    with output.showing(display, REFRESH_PER_S):
         yield display
 
 
@@ -49,8 +45,6 @@ class TuneDisplay:
     """
 
     def __init__(self, output: Output, settings: Settings, done: int) -> None:
-        console = output.console
-        self.live = console.is_terminal and not (output.as_json or console.is_dumb_terminal)
         self._output = output
         self._trials, self._epochs = settings.tune.trials, settings.train.epochs
         self._objectives = settings.tune.objectives
@@ -76,10 +70,7 @@ class TuneDisplay:
             text = event["text"]
             if run in self._running:
                 text = f"trial {self._running[run]['trial']}: {text}"
-            if self.live:
-                self._output.say(Text.assemble(("warning: ", "yellow"), text))
-            else:
-                self._output.warn(text)
+            self._output.note(text)
             self._output.emit(event)
 
     def _end(self, event: Event, trial: Event | None) -> None:

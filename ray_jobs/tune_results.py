@@ -26,8 +26,9 @@ from genconvit.tune.report import score_text, summary
 from genconvit.tune.results import Confirmation, Objective, State, SweepResults, TrialResult
 from genconvit.tune.space import Space, trial_settings
 from genconvit.tune.study import CONFIG, FAILURE, OWNER, Study
+from genconvit.wording import plural
 from ray_jobs.cluster import Budget
-from ray_jobs.output import Output, plural
+from ray_jobs.output import Output
 from ray_jobs.train import finished
 from ray_jobs.train_many import fit_runs
 from ray_jobs.train_settings import data_summary

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from genconvit.config import DecisionSettings
 from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
+from genconvit.wording import plural
 
 Word = Literal["FAKE", "REAL", "UNDECIDED"]
 
@@ -43,8 +44,8 @@ def decide(
         p_fake, word = judge_points(timeline, decision)
         people = "1 person" if len(tracks) == 1 else f"{len(tracks)} people"
         basis = (
-            f"over {_count(len(timeline), 'face')} "
-            f"in {seen} of {_count(frames_sampled, 'frame')}; {people}"
+            f"over {plural(len(timeline), 'face')} "
+            f"in {seen} of {plural(frames_sampled, 'frame')}; {people}"
         )
         if decision.aggregation == "original":
             for_fake, for_real = mean_sigmoids(timeline)
@@ -128,7 +129,7 @@ def frame_step(timeline: list[TimelinePoint]) -> float | None:
 def _without_face(
     frames_sampled: int, decision: DecisionSettings
 ) -> tuple[float | None, Word, str]:
-    reason = f"no face was found in {_count(frames_sampled, 'sampled frame')}"
+    reason = f"no face was found in {plural(frames_sampled, 'sampled frame')}"
     if decision.aggregation == "original":
         return 0.5, "FAKE", reason + ", which the aggregation original counts as FAKE at 0.5"
     return None, "UNDECIDED", reason
@@ -168,7 +169,3 @@ def _disagreement(
     looks_real = f"{reals} {'looks' if reals == 1 else 'look'} real"
     which = f"track {top.track} with P(fake) {top.probability_fake:.2f}"
     return f"; the people disagree: {looks_fake} ({which}) and {looks_real}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

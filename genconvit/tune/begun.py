@@ -50,7 +50,7 @@ class Begun(BaseModel):
         )
 
     def terms(self, settings: Settings) -> dict[str, Any]:
-        """What all sweeps on one study must agree on, as text for JSON."""
+        """What all sweeps on one study must agree on."""
         return {
             "space": self.space,
             "epochs": settings.train.epochs,

@@ -19,6 +19,7 @@ from genconvit.files import read_json, replaced_file, write_json
 from genconvit.tune.figures import draw_sweep, ranked, winner_of
 from genconvit.tune.results import Confirmation, State, SweepResults, TrialResult
 from genconvit.tune.space_figures import objective_text, score_label, stopped_text, value_text
+from genconvit.wording import plural
 
 RESULTS, TRIALS, PAGE = "sweep.json", "trials.csv", "sweep_report.html"
 
@@ -94,8 +95,8 @@ def _searched(results: SweepResults) -> str:
     words = {"stopped": stopped_text(results)}
     parts = [f"{counts[s]} {words.get(s, s)}" for s in get_args(State) if counts[s]]
     return (
-        f"{_count(len(results.space), 'setting')} searched in "
-        f"{_count(len(results.trials), 'trial')} of at most {_count(results.epochs, 'epoch')}: "
+        f"{plural(len(results.space), 'setting')} searched in "
+        f"{plural(len(results.trials), 'trial')} of at most {plural(results.epochs, 'epoch')}: "
         f"{', '.join(parts) or 'none has begun'}."
     )
 
@@ -253,7 +254,3 @@ def _domain_text(domain: dict[str, Any]) -> str:
         values = allowed if isinstance(allowed, list) else [allowed]
         conditions.append(f"{name} is {' or '.join(map(value_text, values))}")
     return f"{text}; only where {' and '.join(conditions)}" if conditions else text
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -73,15 +73,15 @@ class Study:
                 load_if_exists=True,
             )
             so_far = len(self._study.get_trials(deepcopy=False))
-            terms = begun.terms(settings)
-            if self._study.user_attrs.setdefault(_TERMS, terms) == terms:
+            terms, agreed = begun.terms(settings), self._study.user_attrs.get(_TERMS)
+            if agreed is None:
                 self._study.set_user_attr(_TERMS, terms)
         if [each.name.lower() for each in self._study.directions] != directions:
             raise UserError(
                 f"tune.study: the study {self._study.study_name} has other objectives; name "
                 "another one."
             )
-        for name, value in self._study.user_attrs.get(_TERMS, terms).items():
+        for name, value in (agreed or terms).items():
             if value != terms[name]:
                 raise UserError(
                     f"tune.study: the study {self._study.study_name} was begun with another "
