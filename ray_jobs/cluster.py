@@ -15,6 +15,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Ray Tune's own tables would go between our lines, and into our JSON.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Each worker sees its own GPU alone, as cuda:0: PyTorch compiles anew for every other number. What
+# workers exchange goes through NVLink all the same.
+os.environ.setdefault("TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES", "0")
 # This program tells nobody what it does.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
