@@ -22,6 +22,7 @@ from genconvit.config_data import (
     SplitSettings,
     StreamSettings,
 )
+from genconvit.config_decision import DecisionSettings
 from genconvit.config_train import LossSettings, TrainSettings
 from genconvit.config_tune import TuneSettings
 from genconvit.presets import PRESETS, V2_ONLY
@@ -148,27 +149,6 @@ class ModelSettings(Section):
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights exclude each other; give one of them")
         return self
-
-
-class DecisionSettings(Section):
-    """From the scores of a clip's crops to a verdict."""
-
-    aggregation: Literal["mean", "original"] = Field(
-        "mean",
-        description="mean: mean P(fake) of the crops. original: as published, with 15 frames: mean "
-        "sigmoids, the larger wins, no face is FAKE; the threshold is 0.5 then, without a band.",
-    )
-    threshold: float = Field(0.5, gt=0.0, lt=1.0, description="P(fake) above it is FAKE.")
-    undecided_margin: float = Field(
-        0.05, ge=0.0, lt=0.5, description="Nearer to the threshold is UNDECIDED."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _original_has_no_band(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("aggregation") == "original":
-            return {**values, "threshold": 0.5, "undecided_margin": 0.0}
-        return values
 
 
 class ServeSettings(Section):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from genconvit.config import ORIGINAL_SAMPLING, ModelSettings, Settings
+from genconvit.config_decision import FITTED
 from genconvit.errors import UserError
 
 
@@ -76,7 +77,9 @@ def resolve_settings(
         origins[item.name] = item.origin
         _put(tree, item.name, from_line[item.name])
     _latest_sampling_wins(tree, from_line)
-    _aggregation_brings_its_own(tree, {**from_file, **from_line}, origins, base)
+    given = {**from_file, **from_line}
+    _aggregation_brings_its_own(tree, given, origins, base)
+    _threshold_ends_the_band(tree, given)
     return _validate(tree, origins)
 
 
@@ -238,10 +241,17 @@ def _aggregation_brings_its_own(
         if asked.get("frame_interval") is not None:
             usual["frames"] = None
         tree["sampling"] = {**usual, **asked}
-    if chosen == "mean" and was == "original":
-        for name in {"threshold", "undecided_margin"}:
+    if chosen != was:
+        for name in FITTED:
             if f"decision.{name}" not in given:
-                del tree["decision"][name]
+                tree.get("decision", {}).pop(name, None)
+
+
+def _threshold_ends_the_band(tree: dict[str, Any], given: dict[str, Any]) -> None:
+    """Whoever gives a threshold or a margin does not want the band that was found for another."""
+    names = ("decision.threshold", "decision.undecided_margin")
+    if "decision.undecided_band" not in given and any(name in given for name in names):
+        tree["decision"].pop("undecided_band", None)
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from genconvit.config import DecisionSettings
+from genconvit.evaluate.clip_score import clip_score
 from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
 from genconvit.wording import plural
 
@@ -51,12 +52,10 @@ def decide(
             for_fake, for_real = mean_sigmoids(timeline)
             reason = f"mean sigmoids {for_fake:.2f} fake and {for_real:.2f} real {basis}"
         elif word == "UNDECIDED":
-            reason = (
-                f"P(fake) {p_fake:.2f} is within {decision.undecided_margin:.2f} "
-                f"of the threshold {decision.threshold:.2f}"
-            )
+            low, high = decision.band
+            reason = f"P(fake) {p_fake:.2f} is between {low:.2f} and {high:.2f}, where it is unsure"
         else:
-            reason = f"mean P(fake) {p_fake:.2f} {basis}"
+            reason = f"{_name(decision)} {p_fake:.2f} {basis}"
         reason += _disagreement(timeline, tracks, decision)
     return Verdict(
         clip=clip,
@@ -77,7 +76,7 @@ def crop_probability(
 
     Args:
         rows_RK: Logits (R, 2) of the R networks that judge together.
-        decision: `mean`: softmax of the mean logits. `original`: each row's sigmoids, averaged.
+        decision: `original`: each row's sigmoids, averaged. All others: softmax of the mean logits.
         temperature: Divides the logits before the softmax.
     """
     if decision.aggregation == "original":
@@ -90,16 +89,30 @@ def crop_probability(
 def judge_points(points: list[TimelinePoint], decision: DecisionSettings) -> tuple[float, Word]:
     """P(fake) of a clip or track, and its word. `points` is not empty.
 
-    `mean`: the mean over all crops, against threshold and margin. `original`: the mean sigmoids
-    over all crops and networks; the larger wins, and P(fake) is that of fake where it does, else 1
-    minus that of real.
+    `original`: the mean sigmoids over all crops and networks; the larger wins, and P(fake) is that
+    of fake where it does, else 1 minus that of real. All others: `clip_score`, through the isotonic
+    map where there is one, against the band.
     """
     if decision.aggregation == "original":
         for_fake, for_real = mean_sigmoids(points)
         word: Word = "FAKE" if for_fake > for_real else "REAL"
         return _larger_of(for_fake, for_real), word
-    p_fake = fmean(point.probability_fake for point in points)
+    score = clip_score(
+        [point.probability_fake for point in points],
+        [point.frame_index for point in points],
+        decision.aggregation,
+        decision.top_k,
+    )
+    p_fake = calibrated(score, decision)
     return p_fake, judge(p_fake, decision)
+
+
+def calibrated(score: float, decision: DecisionSettings) -> float:
+    """P(fake) of a clip's score."""
+    if decision.isotonic is None:
+        return score
+    scores, p_fakes = zip(*decision.isotonic, strict=True)
+    return float(np.interp(score, scores, p_fakes))
 
 
 def mean_sigmoids(points: list[TimelinePoint]) -> tuple[float, float]:
@@ -109,10 +122,11 @@ def mean_sigmoids(points: list[TimelinePoint]) -> tuple[float, float]:
 
 
 def judge(p_fake: float, decision: DecisionSettings) -> Word:
-    """The word for one score of `mean`: FAKE above the margin, REAL below it, else UNDECIDED."""
-    if p_fake > decision.threshold + decision.undecided_margin:
+    """The word for a P(fake): FAKE above the band, REAL below it, else UNDECIDED."""
+    low, high = decision.band
+    if p_fake > high:
         return "FAKE"
-    if p_fake < decision.threshold - decision.undecided_margin:
+    if p_fake < low:
         return "REAL"
     return "UNDECIDED"
 
@@ -133,6 +147,17 @@ def _without_face(
     if decision.aggregation == "original":
         return 0.5, "FAKE", reason + ", which the aggregation original counts as FAKE at 0.5"
     return None, "UNDECIDED", reason
+
+
+def _name(decision: DecisionSettings) -> str:
+    """What the number of a clip is, in words."""
+    if decision.isotonic is not None:
+        return "calibrated P(fake)"
+    names = {
+        "top_k": f"mean of the {decision.top_k} highest P(fake)",
+        "max": "mean of each frame's highest P(fake)",
+    }
+    return names.get(decision.aggregation, f"{decision.aggregation} P(fake)")
 
 
 def _larger_of(for_fake: float, for_real: float) -> float:

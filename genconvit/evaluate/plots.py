@@ -139,7 +139,7 @@ def _confidence(
             linewidth=1.6,
             label=f"{label} ({chosen.sum()})",
         )
-    low, high = (decision.threshold + side * decision.undecided_margin for side in (-1, 1))
+    low, high = decision.band
     if low < high:
         axes.axvspan(low, high, color=COLOURS["undecided"], alpha=0.2, lw=0, label="undecided")
     axes.axvline(decision.threshold, color=INK, linestyle=":", linewidth=1.2, label="threshold")

@@ -69,8 +69,7 @@ def write_verdict_page(
 
 def _band(decision: DecisionSettings) -> dict[str, float]:
     """The undecided band and the threshold, as shares of 0 to 1."""
-    low = max(0.0, decision.threshold - decision.undecided_margin)
-    high = min(1.0, decision.threshold + decision.undecided_margin)
+    low, high = decision.band
     return {"low": low, "high": high, "threshold": decision.threshold}
 
 

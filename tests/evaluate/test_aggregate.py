@@ -42,7 +42,7 @@ def test_fake_and_real_say_what_they_rest_on() -> None:
 def test_near_the_threshold_is_undecided() -> None:
     verdict = verdict_of(0.52)
     assert verdict.verdict == "UNDECIDED"
-    assert verdict.reason == "P(fake) 0.52 is within 0.05 of the threshold 0.50"
+    assert verdict.reason == "P(fake) 0.52 is between 0.45 and 0.55, where it is unsure"
 
 
 def test_no_face_has_no_score() -> None:

@@ -58,8 +58,7 @@ def test_json_says_what_was_measured_and_how(written: Path) -> None:
     stored = json.loads((written / "evaluation_report.json").read_text())
     assert EvaluationReport.model_validate(stored).model_dump(mode="json") == stored
     assert stored["detector"] == DETECTOR
-    mean = {"aggregation": "mean", "threshold": 0.5, "undecided_margin": 0.05}
-    assert stored["decision"] == mean
+    assert stored["decision"] == DecisionSettings().model_dump(mode="json")
     assert (stored["clips"], stored["judged"]) == (6, 5)
     assert stored["verdicts"] == {"FAKE": 2, "REAL": 2, "UNDECIDED": 1}
     assert stored["metrics"]["decided"]["accuracy"] == 0.5
