@@ -80,6 +80,11 @@ class TrainSettings(Section):
     early_stopping_min_delta: float = Field(
         0.001, ge=0.0, le=1.0, description="Smallest change that is progress."
     )
+    train_on_val: bool = Field(
+        False,
+        description="Train on the val split, too: nothing is validated then, and the last epoch "
+        "is kept.",
+    )
     clip_grad: float = Field(
         1.0, ge=0.0, le=1e6, description="Largest norm of the gradient; 0 does not clip."
     )

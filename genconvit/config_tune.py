@@ -34,9 +34,9 @@ class TuneSettings(Section):
         None,
         description="How settings are chosen; none: TPE for one objective, NSGA-II for several.",
     )
-    stopping: Literal["asha", "none"] | None = Field(
-        None,
-        description="Whether ASHA stops trials that fall behind; none: with one objective.",
+    stopping: Literal["auto", "asha", "none"] = Field(
+        "auto",
+        description="Whether ASHA stops trials that fall behind; auto: with one objective.",
     )
     grace_period: int | None = Field(
         None,
@@ -69,6 +69,17 @@ class TuneSettings(Section):
         le=100,
         description="Seeds with which the winner and the start settings are trained again.",
     )
+    retrain_best: bool = Field(
+        False,
+        description="At the end, train the winner's settings on the train and val splits together.",
+    )
+    retrain_seeds: int = Field(3, ge=1, le=100, description="Seeds of that training.")
+    retrain_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Its epochs; none: a quarter more than the winner's detector was kept after.",
+    )
 
     @field_validator("objectives")
     @classmethod
@@ -95,7 +106,7 @@ class TuneSettings(Section):
     @property
     def stops(self) -> bool:
         """Whether ASHA is at work."""
-        return (self.stopping or "asha") == "asha" and len(self.objectives) == 1
+        return self.stopping != "none" and len(self.objectives) == 1
 
     def grace(self, epochs: int) -> int:
         """Epochs before ASHA may stop a trial."""

@@ -63,7 +63,8 @@ def fill_cache(data: TrainingData, settings: Settings, output: Output) -> Cache 
         settings: `model.image_size` is the size of the decoded crops.
         output: Where to tell of it.
     """
-    groups = [g for split in ("train", "val") for of in data.row_groups(split) for g in of]
+    splits = [split for split, crops in data.counts.items() if any(crops.values())]
+    groups = [g for split in splits for of in data.row_groups(split) for g in of]
     size = settings.model.image_size
     needed = sum(group.rows for group in groups) * size * size * 3
     store = ray.cluster_resources().get("object_store_memory", 0.0)

@@ -86,6 +86,9 @@ TUNING: Flags = {
     "--study": "tune.study",
     "--warm-start": "tune.warm_start",
     "--confirm-seeds": "tune.confirm_seeds",
+    "--retrain-best": "tune.retrain_best=true",
+    "--retrain-seeds": "tune.retrain_seeds",
+    "--retrain-epochs": "tune.retrain_epochs",
     "--epochs": "train.epochs",
     "--batch-size": "train.batch_size",
 }

@@ -87,6 +87,8 @@ def train(
     refuse_unwritable(out)
     with locked(out, partial(_refuse_busy, out)), connected(output) as ray_logs:
         dataset = TrainingData.of(*(dataset_for(one, settings, output) for one in data))
+        if settings.train.train_on_val:
+            dataset = dataset.joined()
         settings = settings_for(dataset, settings, begun=resume)
         refuse_leaks(dataset, allow_leakage)
         budget = train_budget(settings.train, Resources.of_cluster())
@@ -105,7 +107,9 @@ def train(
             f"Training {settings.model.preset} {settings.model.net} "
             f"on {plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
             f"{_batch_in_words(settings)}, "
-            f"{sum(dataset.counts['train'].values())} crops.\nRun: {out}\nRay's logs: {ray_logs}"
+            f"{sum(dataset.counts['train'].values())} crops"
+            f"{' of the train and val splits' if dataset.on_val else ''}.\n"
+            f"Run: {out}\nRay's logs: {ray_logs}"
         )
         cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
         try:
@@ -226,9 +230,12 @@ def finished(out: Path, settings: Settings) -> bool:
     results = read_results(out)
     if not results["finished"]:
         return False
+    if results["epochs"] >= settings.train.epochs:
+        return True
+    if results["best_epoch"] is None:  # nothing is validated, and there is no patience
+        return False
     waited = results["epochs"] - results["best_epoch"]
-    patience = settings.train.early_stopping_patience
-    return bool(results["epochs"] >= settings.train.epochs or waited >= patience)
+    return bool(waited >= settings.train.early_stopping_patience)
 
 
 def _fit_on_ray(
@@ -280,12 +287,8 @@ def fit_run(
 
 
 def _show(results: dict[str, Any], out: Path, output: Output) -> None:
-    best = results["best"]
-    auc = best["clip_auc"]
     output.say(
-        f"Best epoch {results['best_epoch']} of {results['epochs']}"
-        f"{' (stopped early)' if results['stopped_early'] else ''}: validation clip AUC "
-        f"{'undefined' if auc is None else format(auc, '.4f')}, {results['seconds']:g} s.\n"
+        f"{_end_in_words(results)}, {results['seconds']:g} s.\n"
         f"Detector: {out / 'best'}\nResults: {out / RESULTS}"
     )
     output.emit(
@@ -297,6 +300,20 @@ def _show(results: dict[str, Any], out: Path, output: Output) -> None:
                 json.dumps({k: results[k] for k in ("epochs", "best_epoch", "best", "seconds")})
             ),
         }
+    )
+
+
+def _end_in_words(results: dict[str, Any]) -> str:
+    if results["best"] is None:
+        return (
+            f"Trained {plural(results['epochs'], 'epoch')} on the train and val splits; nothing "
+            "was validated, and the last epoch is kept"
+        )
+    auc = results["best"]["clip_auc"]
+    return (
+        f"Best epoch {results['best_epoch']} of {results['epochs']}"
+        f"{' (stopped early)' if results['stopped_early'] else ''}: validation clip AUC "
+        f"{'undefined' if auc is None else format(auc, '.4f')}"
     )
 
 

@@ -120,7 +120,7 @@ class TrainDisplay:
 
     def _validation(self) -> list[Text]:
         last, items = self._epoch, []
-        val = last.get("val", {})
+        val = last.get("val") or {}
         if "clip_auc" in val:
             items.append(named("val AUC", val["clip_auc"], ".4f", "bold"))
         if last.get("best_epoch"):
@@ -147,7 +147,7 @@ class TrainDisplay:
 
 def epoch_items(entry: Event) -> list[Text]:
     """An epoch for one line, what matters least last."""
-    train, val = entry.get("train", {}), entry.get("val", {})
+    train, val = entry.get("train", {}), entry.get("val") or {}
     auc = named("clip AUC", val.get("clip_auc"), ".4f")
     if entry.get("best"):
         auc.append(" best" if auc else "best", style="green")

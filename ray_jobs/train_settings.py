@@ -100,7 +100,7 @@ def settings_for(
                 f"{dataset.path} has no {label} crops in its train split; training needs both "
                 f"classes{hint if label == 'fake' else ''}."
             )
-    if not any(dataset.counts["val"].values()):
+    if not any(dataset.counts["val"].values()) and not settings.train.train_on_val:
         raise UserError(
             f"{dataset.path} has no val split; extract with split.val_fraction=0.2 or so."
         )

@@ -92,8 +92,9 @@ def _train(config: dict[str, Any]) -> None:
     plan = _plan(settings, network, device, resumed, tell)
     if resumed is not None:
         tell({"event": "note", "text": _going_on(resumed, damaged, world)})
+    dataset = TrainingData.open(config["data"])
     epochs = Epochs(
-        TrainingData.open(config["data"]),
+        dataset.joined() if train.train_on_val else dataset,
         settings.stream,
         batch_size=plan.rows,
         seed=settings.seed,
@@ -269,13 +270,13 @@ class _Ask:
 
 def report_of(event: Event, detector: Path) -> dict[str, Any]:
     """An epoch as flat numbers for Ray Train and Ray Tune."""
-    val = event["val"]
+    val = event["val"] or {}
     return {
         "epoch": event["epoch"],
         "train_loss": event["train"]["loss"],
-        "val_loss": val["loss"],
-        "val_classification": val["classification"],
-        "val_clip_auc": val["clip_auc"],
+        "val_loss": val.get("loss"),
+        "val_classification": val.get("classification"),
+        "val_clip_auc": val.get("clip_auc"),
         "best_epoch": event["best_epoch"],
         "best_clip_auc": event["best_clip_auc"],
         "detector": str(detector),

@@ -6,6 +6,7 @@ SWEEP/settings.yaml      what all trials have in common; begun.json: what never 
 SWEEP/sweep_report.html  what was found; sweep.json, trials.csv and figures beside it
 SWEEP/best.yaml, best/   the winner's settings and its detector
 SWEEP/confirm/           the winner and the start settings, trained again with other seeds
+SWEEP/final/             the winner's settings, trained on the train and val splits together
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ from ray_jobs.train_settings import (
     resumed_settings,
     settings_for,
 )
+from ray_jobs.tune_again import confirm, retrain
 from ray_jobs.tune_display import tune_display
 from ray_jobs.tune_results import (
     TRIALS,
     collect,
-    confirm,
     hand_over,
     run_settings,
     scores_of,
@@ -102,8 +103,13 @@ def tune(
         UserError: The data, the settings or the cluster do not allow it, or every trial failed.
     """
     refuse_missing(data)
-    if settings.tune.space is not None:
-        Space.parse(settings.tune.space, "tune.space")
+    if settings.train.train_on_val:
+        raise UserError(
+            "a sweep judges its trials by the val split, which train.train_on_val trains on; leave "
+            "it out (--retrain-best trains the winner on both)."
+        )
+    given = settings.tune.space
+    space = None if given is None else Space.parse(given, "tune.space")
     out = (out or new_out_folder("tune")).resolve()
     if not resume and out.exists() and not _is_empty(out):
         raise UserError(
@@ -124,10 +130,9 @@ def tune(
             settings.train, Resources.of_cluster(), settings.tune.trials,
             settings.tune.gpus_per_worker,
         )  # fmt: skip
-        begun = _begin(out, settings, dataset.digest, resume)
-        space = Space.parse(begun.space, BEGUN)
+        begun, space = _begin(out, settings, space, dataset.digest, resume)
         points = [space.check_point(point, "tune.points") for point in settings.tune.points]
-        study = Study(out, begun, settings)
+        study = Study(out, begun, space, settings)
         write_begun(out, begun)
         write_settings(out / SETTINGS, settings)
         study.begin([space.start(settings), *points], earlier)
@@ -143,6 +148,9 @@ def tune(
                 hand_over(out, settings, results)
             if whole and results.best and settings.tune.confirm_seeds:
                 results = confirm(out, settings, results, dataset, budget, at_once, output)
+                write_sweep(out, results)
+            if whole and results.best and settings.tune.retrain_best:
+                results = retrain(out, settings, results, dataset, budget, at_once, output)
                 write_sweep(out, results)
         except KeyboardInterrupt:
             _say_stopped(out, output)
@@ -166,8 +174,17 @@ def _is_empty(out: Path) -> bool:
     return out.is_dir() and {each.name for each in out.iterdir()} <= {LOCK}
 
 
-def _begin(out: Path, settings: Settings, data_digest: str, resume: bool) -> Begun:
-    """What the sweep is begun with, or was.
+def _begin(
+    out: Path, settings: Settings, given: Space | None, data_digest: str, resume: bool
+) -> tuple[Begun, Space]:
+    """What the sweep is begun with, or was, and the space that it searches.
+
+    Args:
+        out: The sweep's folder.
+        settings: What all trials have in common.
+        given: The space that the settings name.
+        data_digest: Of the crops.
+        resume: Whether it goes on.
 
     Raises:
         UserError: It was begun with something else, or its space does not fit the settings.
@@ -176,15 +193,10 @@ def _begin(out: Path, settings: Settings, data_digest: str, resume: bool) -> Beg
         begun = read_begun(out)
         before = resolve_settings(out / SETTINGS)
         refuse_changes(out, begun, before, settings, data_digest)
-        return begun
-    space = _space(settings)
+        return begun, Space.parse(begun.space, BEGUN)
+    space = given or default_space(settings)
     space.check_base(settings)
-    return Begun.new(out, settings.tune, space.tree(), data_digest)
-
-
-def _space(settings: Settings) -> Space:
-    given = settings.tune.space
-    return default_space(settings) if given is None else Space.parse(given, "tune.space")
+    return Begun.new(out, settings.tune, space.tree(), data_digest), space
 
 
 def _common(settings: Settings) -> Settings:
@@ -253,7 +265,8 @@ class Sweep:
         tune, budget = self._settings.tune, self._budget
         done, here = self._study.ended(), Resources.of_cluster()
         kind = "GPU" if budget.use_gpu else "CPU"
-        share = f" on {budget.gpus_per_worker:g} GPU" if budget.gpus_per_worker < 1 else ""
+        part = budget.use_gpu and budget.gpus_per_worker < 1
+        share = f" on {budget.gpus_per_worker:g} GPU" if part else ""
         have = plural(here.gpus, "GPU") if budget.use_gpu else f"{here.cpus:g} CPUs"
         return (
             f"{plural(tune.trials, 'trial')}{f', {done} of them done' if done else ''}, of up to "
@@ -312,7 +325,8 @@ class Sweep:
                 failure_config=ray.tune.FailureConfig(self._settings.train.max_failures),
             ),
         )
-        with tune_display(output, self._settings, self._study.ended()) as display:
+        done = self._study.ended()
+        with tune_display(output, self._settings, done, self._at_once) as display:
             follow(mailbox, partial(_fit, tuner), display.handle)
         return not is_stop_asked()
 

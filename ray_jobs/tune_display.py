@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from genconvit.config import Settings
 from genconvit.tune.report import score_text
+from genconvit.tune.space_figures import short_text
 from ray_jobs.output import Output
 from ray_jobs.train_display import clock
 
@@ -22,15 +24,18 @@ MARKS = {"finished": "green", "stopped": "dim", "failed": "red", "interrupted": 
 
 
 @contextmanager
-def tune_display(output: Output, settings: Settings, done: int) -> Iterator[TuneDisplay]:
+def tune_display(
+    output: Output, settings: Settings, done: int, at_once: int
+) -> Iterator[TuneDisplay]:
     """Shows a sweep while it lasts.
 
     Args:
         output: Where to show it.
         settings: Of the sweep.
         done: Trials that ended before.
+        at_once: Trials at once.
     """
-    display = TuneDisplay(output, settings, done)
+    display = TuneDisplay(output, settings, done, at_once)
     with output.showing(display, REFRESH_PER_S):
         yield display
 
@@ -42,15 +47,17 @@ class TuneDisplay:
         output: Where.
         settings: Of the sweep.
         done: Trials that ended before.
+        at_once: Trials at once.
     """
 
-    def __init__(self, output: Output, settings: Settings, done: int) -> None:
-        self._output = output
+    def __init__(self, output: Output, settings: Settings, done: int, at_once: int) -> None:
+        self._output, self._at_once = output, at_once
         self._trials, self._epochs = settings.tune.trials, settings.train.epochs
         self._objectives = settings.tune.objectives
         self._done, self._before = done, done
         self._began = self._latest_end = time.monotonic()
         self._running: dict[str, Event] = {}
+        self._ends_by: float | None = None
         self._best: tuple[float, int] | None = None
 
     def handle(self, event: Event) -> None:
@@ -64,6 +71,8 @@ class TuneDisplay:
             trial = self._running[run]
             trial["epoch"], trial["score"] = event["epoch"], event["best_clip_auc"]
             self._output.emit({**event, "trial": trial["trial"]})
+            if self._ends_by is None:
+                self._estimate(event["seconds"], trial["since"])
         elif kind == "trial_end":
             self._end(event, self._running.pop(run, None))
         elif kind == "note":
@@ -72,6 +81,25 @@ class TuneDisplay:
                 text = f"trial {self._running[run]['trial']}: {text}"
             self._output.note(text)
             self._output.emit(event)
+
+    def _estimate(self, epoch_s: float, since: float) -> None:
+        """After the first epoch: how long all trials take if each is as slow and none ends early.
+
+        Args:
+            epoch_s: What the epoch took.
+            since: When its trial began; what else has passed since then, a trial takes twice: its
+                workers start, and at the end they are stopped and the next trial's driver starts.
+        """
+        now = time.monotonic()
+        start_s = max(now - since - epoch_s, 0.0)
+        rounds = max(1, math.ceil((self._trials - self._done) / self._at_once))
+        self._ends_by = since + rounds * (2 * start_s + self._epochs * epoch_s)
+        left = self._ends_by - now
+        if not self._output.live:  # else it is in the foot
+            self._output.say(
+                f"At most about {clock(left)} for all trials; those that end early shorten it."
+            )
+        self._output.emit({"event": "estimate", "seconds_at_most": round(left, 1)})
 
     def _end(self, event: Event, trial: Event | None) -> None:
         scores, state = event["scores"], event["state"]
@@ -115,6 +143,8 @@ class TuneDisplay:
             pace = (self._latest_end - self._began) / ended
             left = pace * waiting - (time.monotonic() - self._latest_end)
             text += f", about {clock(left)} left"
+        elif self._ends_by is not None:
+            text += f", at most about {clock(self._ends_by - time.monotonic())} left"
         if self._best:
             text += f"; best {self._best[0]:.4f} (trial {self._best[1]})"
         return Text(text, style="cyan")
@@ -122,9 +152,4 @@ class TuneDisplay:
 
 def searched(config: dict[str, Any]) -> str:
     """A trial's settings in a line."""
-    texts = (
-        f"{name.split('.')[-1]} {value:.3g}" if isinstance(value, float)
-        else f"{name.split('.')[-1]} {str(value).lower()}"
-        for name, value in config.items()
-    )  # fmt: skip
-    return ", ".join(texts)
+    return ", ".join(f"{name.split('.')[-1]} {short_text(v)}" for name, v in config.items())

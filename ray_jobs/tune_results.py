@@ -1,4 +1,4 @@
-"""What a sweep has found: its trials, its winner, and whether that is more than luck."""
+"""What a sweep has found: its trials and its winner."""
 
 from __future__ import annotations
 
@@ -11,27 +11,22 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 from rich.table import Table
-from scipy.stats import ttest_ind
 
 from genconvit.checkpoint import read_info
 from genconvit.config import Settings
 from genconvit.config_tune import OBJECTIVES, TuneSettings
-from genconvit.data.training_data import TrainingData
 from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_folder, write_json
 from genconvit.losses import without_idle_heads
-from genconvit.train.run_folder import RESULTS, RunFolder, read_results, write_settings
-from genconvit.tune.figures import winner_of
+from genconvit.train.run_folder import RESULTS, read_results, write_settings
+from genconvit.tune.figures import ranked, winner_of
 from genconvit.tune.report import score_text, summary
-from genconvit.tune.results import Confirmation, Objective, State, SweepResults, TrialResult
+from genconvit.tune.results import Objective, State, SweepResults, TrialResult
 from genconvit.tune.space import Space, trial_settings
 from genconvit.tune.study import CONFIG, FAILURE, OWNER, Study
 from genconvit.wording import plural
 from ray_jobs.cluster import Budget
 from ray_jobs.output import Output
-from ray_jobs.train import finished
-from ray_jobs.train_many import fit_runs
-from ray_jobs.train_settings import data_summary
 from ray_jobs.tune_display import searched
 
 TRIALS = "trials"
@@ -147,72 +142,6 @@ def hand_over(out: Path, settings: Settings, results: SweepResults) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def confirm(
-    out: Path,
-    settings: Settings,
-    results: SweepResults,
-    dataset: TrainingData,
-    budget: Budget,
-    at_once: int,
-    output: Output,
-) -> SweepResults:
-    """Trains the winner and the start settings with other seeds; what is done stays done.
-
-    The results stay without a confirmation where a run fails or the winner is the start itself.
-    """
-    found = winner_of(results)
-    if found is None or found.config == results.start:
-        return results
-    seeds = [settings.seed + 1 + number for number in range(settings.tune.confirm_seeds)]
-    folders = {
-        (name, seed): RunFolder(
-            out / "confirm" / f"{folder}-seed-{seed}",
-            run_settings(settings, config).model_copy(update={"seed": seed}),
-            data_summary(dataset),
-        )
-        for seed in seeds
-        for name, folder, config in (
-            ("winner", f"trial-{found.number:04d}", found.config),
-            ("start", "start", results.start),
-        )
-    }
-    todo = [each for each in folders.values() if not finished(each.path, each.settings)]
-    if todo:
-        output.say(
-            f"Training the winner and the start settings with {plural(len(seeds), 'other seed')}."
-        )
-        names = {str(each.path): key for key, each in folders.items()}
-        if fit_runs(todo, names, dataset, budget, at_once, output):
-            return results
-    scores: Mapping[str, list[float]] = {
-        which: [
-            read_results(folder.path)["best"]["clip_auc"]
-            for (name, _), folder in folders.items()
-            if name == which
-        ]
-        for which in ("winner", "start")
-    }
-    return results.model_copy(update={"confirmation": confirmation(seeds, **scores)})
-
-
-def confirmation(
-    seeds: Sequence[int], winner: Sequence[float], start: Sequence[float]
-) -> Confirmation:
-    """Compares scores over seeds: Welch's interval of the difference of their means."""
-    difference = float(np.mean(winner) - np.mean(start))
-    interval = (difference, difference)
-    if np.ptp(winner) > 0 or np.ptp(start) > 0:
-        found = ttest_ind(winner, start, equal_var=False).confidence_interval(0.95)
-        interval = (float(found.low), float(found.high))
-    return Confirmation(
-        seeds=list(seeds),
-        winner=list(winner),
-        start=list(start),
-        difference=difference,
-        interval=interval,
-    )
-
-
 def tell(results: SweepResults, out: Path, page: Path, output: Output) -> None:
     """Shows the best trials, and where everything is.
 
@@ -228,8 +157,8 @@ def tell(results: SweepResults, out: Path, page: Path, output: Output) -> None:
     names = [each.name for each in results.objectives]
     table = Table("trial", *(name.replace("_", " ") for name in names), "epochs", "", "settings")
     order = {number: place for place, number in enumerate(results.best)}
-    judged = [trial for trial in results.trials if trial.scores is not None]
-    judged.sort(key=lambda trial: (order.get(trial.number, len(order)), *_key(trial, results)))
+    judged = [trial for trial, _ in ranked(results)]
+    judged.sort(key=lambda trial: order.get(trial.number, len(order)))
     for trial in judged[:SHOWN]:
         table.add_row(
             str(trial.number),
@@ -246,15 +175,9 @@ def tell(results: SweepResults, out: Path, page: Path, output: Output) -> None:
         f"Report: {page}\nBest settings: {out / 'best.yaml'} (train again with --config)\n"
         f"Its detector: {out / 'best'}"
     )
+    if results.final:
+        output.say("Trained on train and val: " + ", ".join(results.final.detectors))
     output.emit({"event": "tuned", "out": str(out), **results.model_dump(mode="json")})
-
-
-def _key(trial: TrialResult, results: SweepResults) -> tuple[float, ...]:
-    """Sorts better trials first."""
-    return tuple(
-        -score if each.direction == "maximize" else score
-        for score, each in zip(trial.scores or (), results.objectives, strict=True)
-    )
 
 
 def _best_so_far(history: Sequence[Mapping[str, Any]]) -> list[float | None]:

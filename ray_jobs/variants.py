@@ -92,7 +92,11 @@ def check_variant(variant: Variant, given: Given, data: Path | None) -> None:
     elif data is None:
         raise UserError(f"variant {variant.name} must be trained; give --data.")
     else:
-        _settings_of(variant, given, 0)
+        if _settings_of(variant, given, 0).train.train_on_val:
+            raise UserError(
+                f"variant {variant.name}: compare validates what it trains, and "
+                "train.train_on_val leaves nothing to validate by; leave it out."
+            )
 
 
 def plan_runs(

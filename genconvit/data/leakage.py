@@ -6,23 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from genconvit.data.clip_table import ClipRecord
-from genconvit.data.shards import FrameDataset
 
 EXAMPLES = 3
 """So many names stand in a sentence."""
 
 
-def leaks_of(dataset: FrameDataset) -> list[str]:
-    """What makes figures of this dataset too good, a sentence each; none where all is well.
-
-    It reads `clips.parquet` and no crop: groups in several splits, and the same file in several
-    splits or with both labels. `genconvit audit` also compares what the crops look like.
-    """
-    return leak_sentences(dataset.clips())
-
-
 def leak_sentences(records: Iterable[ClipRecord]) -> list[str]:
-    """What leaks among these clips, a sentence each. Clips without crops teach nothing."""
+    """What makes figures of these clips too good, a sentence each; none where all is well.
+
+    That is groups in several splits, and the same file in several splits or with both labels.
+    Clips without crops teach nothing. `genconvit audit` also compares what the crops look like.
+    """
     kept = [record for record in records if record.crops]
     groups = groups_across_splits(kept)
     copies = copies_of(kept)

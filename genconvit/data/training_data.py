@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genconvit.config import PreprocessSettings, SamplingSettings, StreamSettings
-from genconvit.data.leakage import copies_of, leaks_of
+from genconvit.data.clip_table import ClipRecord
+from genconvit.data.leakage import copies_of, leak_sentences
 from genconvit.data.plan import (
     Chunk,
     Piece,
@@ -31,9 +32,15 @@ from genconvit.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Datasets that are trained on together. They have no test split any more."""
+    """Datasets that are trained on together. They have no test split any more.
+
+    Attributes:
+        datasets: The datasets.
+        on_val: Their val splits are part of the train splits (`joined`).
+    """
 
     datasets: tuple[FrameDataset, ...]
+    on_val: bool = False
 
     @classmethod
     def of(cls, *datasets: FrameDataset) -> TrainingData:
@@ -66,6 +73,10 @@ class TrainingData:
             UserError: One is none, or their crops were made in different ways.
         """
         return cls.of(*(open_dataset(location) for location in locations))
+
+    def joined(self) -> TrainingData:
+        """The same with the val split as a part of the train split, and nothing to validate by."""
+        return TrainingData(tuple(map(_joined, self.datasets)), on_val=True)
 
     @property
     def paths(self) -> list[str]:
@@ -104,12 +115,12 @@ class TrainingData:
 
     def leaks(self) -> list[str]:
         """Sentences on what is trained on and validated by, in a dataset or across them."""
-        found = [leak for dataset in self.datasets for leak in leaks_of(dataset)]
+        found = [leak for each in self.datasets for leak in leak_sentences(self._clips(each))]
         if len(self.datasets) > 1:
             records = [
                 (dataset.path, record)
                 for dataset in self.datasets
-                for record in dataset.clips()
+                for record in self._clips(dataset)
                 if record.crops
             ]
             home = {id(record): path for path, record in records}
@@ -123,6 +134,13 @@ class TrainingData:
                         )
                         break
         return found
+
+    def _clips(self, dataset: FrameDataset) -> list[ClipRecord]:
+        """The clips of a dataset, in the splits that they are used as."""
+        records = dataset.clips()
+        if not self.on_val:
+            return records
+        return [replace(r, split="train") if r.split == "val" else r for r in records]
 
     def row_groups(self, split: str) -> list[list[RowGroup]]:
         """The row groups of each dataset; none where a dataset has not the split.
@@ -141,6 +159,14 @@ class TrainingData:
             ]
             for number, (dataset, has) in enumerate(zip(self.datasets, held, strict=True))
         ]
+
+
+def _joined(dataset: FrameDataset) -> FrameDataset:
+    counts = Counter[str]()
+    for split in ("train", "val"):
+        counts.update(dataset.counts.get(split, {}))
+    shards = tuple(replace(shard, split="train") for shard in dataset.only("train", "val").shards)
+    return replace(dataset, counts={"train": dict(counts)}, shards=shards)
 
 
 def refuse_leaks(data: TrainingData, allowed: bool) -> None:

@@ -41,7 +41,8 @@ class Data:
     Attributes:
         train: Batches of this worker for an epoch (counted from 1) without the first so many; every
             worker gets as many.
-        validate: This worker's share of the validation crops; the shares may differ in length.
+        validate: This worker's share of the validation crops; the shares may differ in length. Not
+            called with `train.train_on_val`.
         rows: Training crops of this worker in an epoch.
         class_counts: Training crops that are (fake, real), over all workers.
         plan: How the crops of an optimiser step are shared out.
@@ -74,6 +75,8 @@ def fit(
     ask: Ask = lambda: "",
 ) -> None:
     """Trains until the epochs or the patience end.
+
+    With `train.train_on_val` nothing is validated: all epochs are run, and the last one is kept.
 
     Args:
         settings: All settings of the run.
@@ -133,22 +136,27 @@ def fit(
         for one in {network, state.judge}:
             share_batch_statistics(one)
         _refuse_different(network, device)
-        on_event({"event": "phase", "title": "validating"})
-        val = validate(state.judge, data.validate(), objective, device)
-        _refuse_nan(means["loss"], val["loss"], epoch)
+        val: dict[str, Any] | None = None
+        if not train.train_on_val:
+            on_event({"event": "phase", "title": "validating"})
+            val = validate(state.judge, data.validate(), objective, device)
+        judged = means if val is None else val
+        _refuse_nan(means["loss"], judged["loss"], epoch)
         seconds = time.monotonic() - started
+        crops = {"train": means["crops"], "val": 0 if val is None else val["crops"]}
         entry = {
             "epoch": epoch,
             "lr": state.schedule.lr,
-            "train": {name: value for name, value in means.items() if name != "crops"},
-            "val": {name: value for name, value in val.items() if name != "crops"},
-            "crops": {"train": means["crops"], "val": val["crops"]},
-            "best": state.stopping.update(epoch, val["clip_auc"], val["classification"]),
+            "train": _without_crops(means),
+            "val": None if val is None else _without_crops(val),
+            "crops": crops,
+            "best": val is not None
+            and state.stopping.update(epoch, val["clip_auc"], val["classification"]),
             "seconds": round(seconds, 3),
-            "crops_per_s": round((means["crops"] + val["crops"]) / seconds, 1),
+            "crops_per_s": round(sum(crops.values()) / seconds, 1),
             "skipped": int(state.skipped.item()),
         }
-        state.schedule.after_epoch(epoch, val["classification"])
+        state.schedule.after_epoch(epoch, judged["classification"])
         state.history.append(entry)
         state.batches, state.sums = 0, Sums(device, finite=True)
         seed_everything(settings.seed, epoch + 1)
@@ -158,10 +166,15 @@ def fit(
         state.seconds = 0.0
         _by_the_first(partial(folder.save_epoch, state))
         watch.saved()
-        best = {"best_epoch": state.stopping.best_epoch, "best_clip_auc": state.stopping.best_auc}
+        stopping = state.stopping
+        best = {"best_epoch": stopping.best_epoch or None, "best_clip_auc": stopping.best_auc}
         on_event({"event": "epoch", **best, **entry})
     early = state.stopping.should_stop and state.epoch < train.epochs
     _by_the_first(partial(folder.finish, state, stopped_early=early))
+
+
+def _without_crops(means: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in means.items() if name != "crops"}
 
 
 def _by_the_first(write: Callable[[], None]) -> None:

@@ -57,9 +57,10 @@ class Schedule:
     """The learning rate over a run, with a linear warm-up from a hundredth of `lr`.
 
     cosine: after the warm-up it falls from `lr` to `min_lr`, which it reaches when all epochs are
-    over. plateau: `lr` until the validation loss stands still, then less, but not less than
-    `min_lr`; epochs that end within the warm-up do not count, and the number of epochs has no part
-    in it. A group's `lr_scale` multiplies all of this, `min_lr` too.
+    over. plateau: `lr` until the validation loss (where nothing is validated, the training loss)
+    stands still, then less, but not less than `min_lr`; epochs that end within the warm-up do not
+    count, and the number of epochs has no part in it. A group's `lr_scale` multiplies all of this,
+    `min_lr` too.
 
     Args:
         optimizer: Its groups' rates are set; what they are before has no effect.
@@ -115,7 +116,7 @@ class Schedule:
             group["lr"] = self._lr * group.get("lr_scale", 1.0)
 
     def after_epoch(self, epoch: int, loss: float) -> None:
-        """Takes note of the validation loss of an epoch, counted from 1."""
+        """Takes note of the loss that an epoch, counted from 1, is judged by."""
         if self._plateau is not None and epoch > self._warmup_epochs:
             self._plateau.step(loss)
 

@@ -1,6 +1,6 @@
 """A training run's folder: the detectors, the results and what it takes to continue.
 
-RUN/best/            the detector of the best epoch
+RUN/best/            the detector of the best epoch; of the last one where nothing is validated
 RUN/last/            the detector of the last epoch
 RUN/states/          what it takes to continue (genconvit.train.state)
 RUN/results.json     history, best epoch, settings, data
@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The detector of the best epoch."""
+        """The detector of the best epoch; of the last one where nothing is validated."""
         return self.path / "best"
 
     @property
@@ -146,14 +146,15 @@ class RunFolder:
                 "epoch": entry["epoch"],
                 "train_crops": entry["crops"]["train"],
                 "val_crops": entry["crops"]["val"],
+                "train_on_val": self.settings.train.train_on_val,
                 "loss": self.settings.loss.model_dump(),
             },
-            metrics=entry["val"],
+            metrics=entry["val"] or {},
             data_digest=self.data["digest"],
         )
         weights = state.judge.state_dict()
         with self._explained():
-            if entry["best"]:
+            if entry["best"] or entry["val"] is None:
                 save_detector(self.best, weights, info)
             save_detector(self.last, weights, info)
             self._write_results(state, finished=False)
@@ -190,7 +191,7 @@ class RunFolder:
                 "finished": finished,
                 "stopped_early": stopped_early,
                 "epochs": state.epoch,
-                "best_epoch": best,
+                "best_epoch": best or None,
                 "best": state.history[best - 1]["val"] if best else None,
                 "seconds": round(sum(entry["seconds"] for entry in state.history), 1),
                 "data": self.data,
@@ -260,11 +261,14 @@ def epoch_line(entry: dict[str, Any], *, parts: bool = True) -> str:
         parts: With each part of the training loss, as in the log; without, it fits a terminal.
     """
     train, val = entry["train"], entry["val"]
-    auc = "none" if val["clip_auc"] is None else f"{val['clip_auc']:.4f}"
+    validation = ""
+    if val is not None:
+        auc = "none" if val["clip_auc"] is None else f"{val['clip_auc']:.4f}"
+        validation = f"val loss {val['loss']:.4f}  clip AUC {auc}  "
+        validation += f"accuracy {val['clip_accuracy']:.3f}  "
     best = "  best" if entry["best"] else ""
     detail = " ".join(f"{name} {value:.4f}" for name, value in train.items() if name != "loss")
     return (
         f"epoch {entry['epoch']:>3}  loss {train['loss']:.4f}{f' ({detail})' if parts else ''}  "
-        f"val loss {val['loss']:.4f}  clip AUC {auc}  accuracy {val['clip_accuracy']:.3f}  "
-        f"lr {entry['lr']:.1e}  {entry['crops_per_s']:.0f} crops/s{best}"
+        f"{validation}lr {entry['lr']:.1e}  {entry['crops_per_s']:.0f} crops/s{best}"
     )

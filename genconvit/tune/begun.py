@@ -18,6 +18,9 @@ BEGUN = "begun.json"
 MAY_CHANGE = {
     "tune.trials",
     "tune.confirm_seeds",
+    "tune.retrain_best",
+    "tune.retrain_seeds",
+    "tune.retrain_epochs",
     "tune.gpus_per_worker",
     "train.device",
     "train.max_failures",

@@ -48,6 +48,8 @@ _NOT_SEARCHED: dict[str, str] = {
     "train.num_workers": "is the same for all trials; set tune.workers_per_trial",
     "train.epochs": "is the same for all trials, as ASHA compares them epoch by epoch; set it once,"
     " and search train.early_stopping_patience",
+    "train.train_on_val": "takes the clips away that trials are judged by; leave it out, and give "
+    "--retrain-best",
     "train.init": _BEGINNING,
     "model.weights": _BEGINNING,
     "model.pretrained": _BEGINNING,

@@ -17,8 +17,14 @@ from genconvit.errors import UserError
 from genconvit.evaluate.pages import data_uri, render
 from genconvit.files import read_json, replaced_file, write_json
 from genconvit.tune.figures import draw_sweep, ranked, winner_of
-from genconvit.tune.results import Confirmation, State, SweepResults, TrialResult
-from genconvit.tune.space_figures import objective_text, score_label, stopped_text, value_text
+from genconvit.tune.results import Confirmation, Final, State, SweepResults, TrialResult
+from genconvit.tune.space_figures import (
+    objective_text,
+    score_label,
+    short_text,
+    stopped_text,
+    value_text,
+)
 from genconvit.wording import plural
 
 RESULTS, TRIALS, PAGE = "sweep.json", "trials.csv", "sweep_report.html"
@@ -82,7 +88,8 @@ def read_sweep(path: Path) -> SweepResults:
 
 def summary(results: SweepResults) -> list[str]:
     """What a sweep found and how far that can be trusted, in sentences."""
-    return [_searched(results), *_found(results), _time(results), *_trust(results)]
+    sentences = [_searched(results), *_found(results), _time(results), *_trust(results)]
+    return sentences + ([_final(results.final)] if results.final else [])
 
 
 def score_text(objective: str, score: float) -> str:
@@ -161,8 +168,7 @@ def _trust(results: SweepResults) -> list[str]:
 def _confirmed(again: Confirmation) -> list[str]:
     low, high = again.interval
     interval = f"{again.difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
-    seeds = f"{'seed' if len(again.seeds) == 1 else 'seeds'} {', '.join(map(str, again.seeds))}"
-    trained = f"Trained again with {seeds}, the winner has a mean clip AUC of "
+    trained = f"Trained again with {_seeds(again.seeds)}, the winner has a mean clip AUC of "
     trained += f"{fmean(again.winner):.4f} and the start settings have {fmean(again.start):.4f}."
     if again.within_noise:
         shown = f"The difference of {interval} is within the noise: the winner is not shown to be "
@@ -170,6 +176,18 @@ def _confirmed(again: Confirmation) -> list[str]:
     shown = "better" if again.difference > 0 else "worse"
     shown = f"The winner is {shown} than the start settings; the difference is {interval}."
     return [trained, shown]
+
+
+def _final(final: Final) -> str:
+    return (
+        f"The settings of trial {final.trial} were trained for {plural(final.epochs, 'epoch')} on "
+        f"the train and val splits together, with {_seeds(final.seeds)}. These detectors have no "
+        "validation figure of their own: no clips were left to validate them by."
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def _csv(results: SweepResults) -> str:
@@ -218,7 +236,7 @@ def _compared(results: SweepResults, winner: TrialResult) -> list[tuple[str, str
     rows = []
     for name in results.space:
         start, best = (
-            _short(config[name]) if name in config else "not used"
+            short_text(config[name]) if name in config else "not used"
             for config in (results.start, winner.config)
         )
         rows.append((name, start, best, start != best))
@@ -234,11 +252,7 @@ def _scores(results: SweepResults, trial: TrialResult) -> list[str]:
 
 def _settings(results: SweepResults, trial: TrialResult) -> list[str]:
     config = trial.config
-    return [_short(config[name]) if name in config else "" for name in results.space]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value_text(value)
+    return [short_text(config[name]) if name in config else "" for name in results.space]
 
 
 def _domain_text(domain: dict[str, Any]) -> str:

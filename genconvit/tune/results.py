@@ -63,6 +63,15 @@ class Confirmation(_Part):
         return self.interval[0] <= 0 <= self.interval[1]
 
 
+class Final(_Part):
+    """The winner's settings trained on the train and val splits together: nothing validates it."""
+
+    trial: int = Field(description="Number of the winner.")
+    epochs: int
+    seeds: list[int]
+    detectors: list[str] = Field(description="Folder of the detector, a seed.")
+
+
 class SweepResults(_Part):
     """One sweep, in whatever state it is."""
 
@@ -86,6 +95,7 @@ class SweepResults(_Part):
         "(fANOVA); null with too few trials."
     )
     confirmation: Confirmation | None = None
+    final: Final | None = None
 
     @property
     def device_hours(self) -> float:

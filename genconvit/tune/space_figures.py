@@ -67,6 +67,11 @@ def value_text(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def short_text(value: Any) -> str:
+    """A setting's value where there is little room: four digits of a fraction."""
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)
+
+
 def score_label(objective: Objective) -> str:
     """An objective as the name of an axis, with the side that is better."""
     better = "higher" if objective.direction == "maximize" else "lower"

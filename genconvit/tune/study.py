@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from genconvit.config import Settings
 from genconvit.config_tune import OBJECTIVES, TuneSettings
 from genconvit.errors import UserError
-from genconvit.tune.begun import BEGUN, Begun
+from genconvit.tune.begun import Begun
 from genconvit.tune.space import Space
 
 T = TypeVar("T")
@@ -45,16 +45,16 @@ class Study:
     Args:
         folder: Of the sweep.
         begun: What the sweep was begun with.
+        space: What it searches.
         settings: All settings of the sweep.
 
     Raises:
         UserError: The storage cannot be opened, or holds a study of another kind.
     """
 
-    def __init__(self, folder: Path, begun: Begun, settings: Settings) -> None:
+    def __init__(self, folder: Path, begun: Begun, space: Space, settings: Settings) -> None:
         tune = settings.tune
-        self.owner, self._base = begun.id, settings
-        self._space = Space.parse(begun.space, BEGUN)
+        self.owner, self._base, self._space = begun.id, settings, space
         folder.mkdir(parents=True, exist_ok=True)
         self._url = tune.storage or f"sqlite:///{folder / DATABASE}"
         self._stops, self._epochs = tune.stops, settings.train.epochs

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genconvit.data.leakage import leaks_of
+from genconvit.data.leakage import leak_sentences
 from genconvit.data.shards import open_dataset
 from tests.data.audit_data import Made, write_dataset
 
@@ -10,7 +10,7 @@ FINE = [Made("a", "g1"), Made("b", "g2", "val"), Made("c", "g1", label="fake")]
 
 
 def leaks(path: Path, *clips: Made) -> list[str]:
-    return leaks_of(open_dataset(write_dataset(path, [*FINE, *clips]).location))
+    return leak_sentences(open_dataset(write_dataset(path, [*FINE, *clips]).location).clips())
 
 
 def test_groups_in_one_split_each_are_no_leak(tmp_path: Path) -> None:

@@ -77,6 +77,34 @@ def test_datasets_are_mixed_by_weight_and_validated_by_all(tmp_path: Path) -> No
         epochs(both, mix=(1, 1, 1))
 
 
+def test_the_val_split_can_be_a_part_of_the_train_split(tmp_path: Path) -> None:
+    one, two = (small_dataset(tmp_path / name, name) for name in "ab")
+    both = TrainingData.of(*one.datasets, *two.datasets)
+    joined = both.joined()
+    assert joined.counts == {"train": {"fake": 120, "real": 46}, "val": {}}
+    assert joined.digest == both.digest
+    for settings in ({}, {"frames_per_clip": 60}):
+        share = epochs(joined, **settings)
+        assert (share.rows, share.class_counts) == (166, (120, 46))
+        names = Counter(
+            name
+            for chunk in share.train(1)
+            for name in load_chunk(chunk, 16, ("video_id",))["video_id"]
+        )
+        assert names["0/aval"] == names["1/bval"] == 3
+        assert "0/atest" not in names
+    with pytest.raises(UserError, match="val"):
+        joined.row_groups("val")
+
+
+def test_a_clip_in_train_and_val_is_no_leak_where_both_are_trained_on(tmp_path: Path) -> None:
+    same = [table(4, 1, split, "a") for split in ("train", "val")]
+    refuse_leaks(TrainingData.of(make_dataset(tmp_path / "x", *same)).joined(), allowed=False)
+    held_out = make_dataset(tmp_path / "y", *same, table(4, 1, "test", "a"))
+    with pytest.raises(UserError, match="several splits"):
+        refuse_leaks(TrainingData.of(held_out).joined(), allowed=False)
+
+
 def test_a_clip_that_is_trained_on_and_validated_by_is_refused(tmp_path: Path) -> None:
     leaking = TrainingData.of(
         make_dataset(tmp_path / "x", table(4, 1, "train", "a"), table(4, 1, "val", "a"))

@@ -113,6 +113,10 @@ def test_variants_with_other_epochs_do_not_share_a_folder(
         ),
         (["--variants", "v2", "--data", "DATASET", "seed=3"], "give it as --seeds"),
         (["--variants", "v2", "--data", "DATASET", "model.arch=v2"], "give it as --variants"),
+        (
+            ["--variants", "v2,train.train_on_val=true", "--data", "DATASET"],
+            "train.train_on_val leaves nothing to validate by",
+        ),
         (["--variants", "v2", "--video-dir", "x", "--split", "val"], "--split is of --data"),
         (
             ["--variants", "original", "--data", "DATASET", "--dropout-rate", "0.3"],

@@ -197,6 +197,25 @@ def dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return without_test_split(dataset, tmp_path_factory.mktemp("blind"))
 
 
+def test_a_run_on_train_and_val_has_the_crops_of_both(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--preset", "nano", "--epochs", "1", "--num-workers", "1", "--cache"]
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--data", str(dataset), "--out", str(tmp_path / "a"), *options,
+              "train.train_on_val=true"])  # fmt: skip
+    assert caught.value.code == 0
+    assert "nothing was validated" in capsys.readouterr().out
+    counts = open_dataset(dataset).counts
+    crops = sum(sum(counts[split].values()) for split in ("train", "val"))
+    found = results(tmp_path / "a")
+    assert found["history"][0]["crops"] == {"train": crops, "val": 0}
+    assert found["best"] is None
+    with pytest.raises(SystemExit):
+        main(["train", "--data", str(dataset), "--resume", str(tmp_path / "a")])
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_training_does_not_open_the_test_split(run: Path, dataset: Path) -> None:
     with pytest.raises(pa.ArrowInvalid):
         pq.read_metadata(next(dataset.glob("test/*.parquet")))

@@ -155,6 +155,21 @@ def test_without_a_terminal_there_is_a_line_an_epoch(capfd: pytest.CaptureFixtur
     assert shown.err == f"warning: {LOST}\n"
 
 
+def test_an_epoch_that_was_not_validated_shows_no_figure(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    event = {**EPOCH, "val": None, "best": False, "best_epoch": None, "best_clip_auc": None}
+    output = terminal(width=100)
+    display = TrainDisplay(output, 100)
+    display.handle(event)
+    output.console.print(display)
+    with train_display(Output(), Settings()) as lines:
+        lines.handle(event)
+    for text in (written(output), capfd.readouterr().out):
+        assert "0.4500" in text
+        assert "AUC" not in text and "accuracy" not in text and "best" not in text
+
+
 def test_programs_get_objects_alone(capfd: pytest.CaptureFixture[str]) -> None:
     events = [EPOCH, {"event": "note", "text": LOST}, {"event": "batch_size", "batch_size": 48}]
     with train_display(Output(as_json=True), Settings()) as display:

@@ -16,14 +16,16 @@ import pytest
 
 from genconvit import load_detector
 from genconvit.checkpoint import read_info
+from genconvit.data.shards import open_dataset
 from genconvit.errors import UserError
-from genconvit.overrides import resolve_settings
+from genconvit.overrides import parse_assignment, resolve_settings
 from genconvit.tune.results import Objective, TrialResult
 from ray_jobs.cli import main
 from ray_jobs.cluster import DRIVER_CPUS, Resources, sweep_budget
 from ray_jobs.output import Output
 from ray_jobs.tune import tune
-from ray_jobs.tune_results import confirmation, front
+from ray_jobs.tune_again import confirmation, longer
+from ray_jobs.tune_results import front
 from tests.conftest import Cluster, small_settings, without_test_split
 
 QUIET = Output(as_json=True)
@@ -191,6 +193,71 @@ def test_trials_share_a_gpu_where_they_need_a_part_of_one(share: float, at_once:
     train = small_settings("train.num_workers=1").train
     budget, found = sweep_budget(train, Resources(32, gpus=2), 16, share)
     assert (found, budget.gpus_per_worker, budget.use_gpu) == (at_once, share, True)
+
+
+@pytest.fixture(scope="module")
+def retrained(sweep: Path, results: dict[str, Any], dataset: Path) -> dict[str, Any]:
+    """The sweep after it was asked, once it had ended, for its winner on train and val."""
+    assert results["final"] is None
+    again = tune(
+        [dataset],
+        resolve_settings(
+            sweep / "settings.yaml",
+            [parse_assignment("tune.retrain_best=true"), parse_assignment("tune.retrain_seeds=1")],
+        ),
+        sweep,
+        QUIET,
+        resume=True,
+    )
+    return again.model_dump(mode="json")
+
+
+def test_the_winner_is_trained_on_train_and_val(
+    sweep: Path, results: dict[str, Any], retrained: dict[str, Any], dataset: Path
+) -> None:
+    assert retrained["trials"] == results["trials"]  # none is run again
+    [best] = results["best"]
+    kept = results["trials"][best]["best_epoch"]
+    final = retrained["final"]
+    assert (final["trial"], final["epochs"], final["seeds"]) == (best, longer(kept), [0])
+    counts = open_dataset(dataset).counts
+    crops = sum(sum(counts[split].values()) for split in ("train", "val"))
+    for seed, detector in zip(final["seeds"], final["detectors"], strict=True):
+        assert detector == str(sweep / "final" / f"seed-{seed}" / "best")
+        info = read_info(detector)
+        assert info.training["train_crops"] == crops
+        assert (info.training["seed"], info.training["epoch"]) == (seed, longer(kept))
+        assert info.metrics == {}
+        assert info.model.dropout_rate == results["trials"][best]["config"]["model.dropout_rate"]
+    assert read_info(sweep / "best").metrics["clip_auc"]  # the validated winner stays
+    page = (sweep / "sweep_report.html").read_text()
+    assert "no validation figure of their own" in page
+    assert final["detectors"][0] in page
+
+
+def test_what_another_winner_left_is_not_mixed_with_it(
+    sweep: Path, retrained: dict[str, Any], dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [parse_assignment("tune.retrain_epochs=7")]
+    again = tune(
+        [dataset], resolve_settings(sweep / "settings.yaml", options), sweep, QUIET, resume=True
+    )
+    assert again.final is None
+    assert "move it away" in capsys.readouterr().err
+    assert read_info(retrained["final"]["detectors"][0]).training["epoch"] < 7
+
+
+@pytest.mark.parametrize(
+    ("kept", "warm_up", "epochs"), [(1, 0, 2), (8, 0, 10), (9, 0, 12), (1, 3, 4)]
+)
+def test_more_clips_get_a_quarter_more_epochs(kept: int, warm_up: float, epochs: int) -> None:
+    assert longer(kept, warm_up) == epochs
+
+
+def test_a_sweep_needs_its_val_split(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.train_on_val.*--retrain-best"):
+        tune([dataset], small_settings("train.train_on_val=true"), tmp_path / "s", QUIET)
+    assert not (tmp_path / "s").exists()
 
 
 def judged(number: int, *scores: float) -> TrialResult:

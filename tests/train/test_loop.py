@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +14,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from genconvit.checkpoint import WEIGHTS, load_network
+from genconvit.checkpoint import CARD, WEIGHTS, load_network
 from genconvit.config import LossSettings, ModelSettings
 from genconvit.errors import UserError
+from genconvit.evaluate.plots import training_curves
 from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
 from genconvit.train.distributed import ddp_options, seed_everything, share_batch_statistics
+from genconvit.train.feed import Batch
 from genconvit.train.loop import blended_counts, class_weights, fit
 from genconvit.train.precision import Precision
 from genconvit.train.run_folder import RunFolder, read_results
@@ -88,6 +92,31 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     val = validate(network, data().validate(), objective, CPU)
     assert val["classification"] == pytest.approx(best["val"]["classification"], rel=1e-6)
     assert results["epochs"] - results["best_epoch"] <= 2
+
+
+def test_a_run_on_the_val_split_validates_nothing_and_keeps_the_last_epoch(tmp_path: Path) -> None:
+    def refuse() -> Iterator[Batch]:
+        raise AssertionError
+
+    # No epoch is progress: a validated run would end after the second.
+    still = ("train.early_stopping_min_delta=1", "train.early_stopping_patience=1")
+    options = ("train.train_on_val=true", "train.epochs=3", "train.lr_patience=0")
+    job = settings(*options, *still)
+    folder = run(tmp_path / "f", job, replace(data(), validate=refuse))
+    results = read_results(folder.path)
+    assert [results[name] for name in ("epochs", "best", "best_epoch", "stopped_early")] == [
+        3, None, None, False,
+    ]  # fmt: skip
+    assert [entry["val"] for entry in results["history"]] == [None] * 3
+    assert [entry["lr"] for entry in results["history"]] == pytest.approx([1e-3, 1e-3, 5e-4])
+    _, info = load_network(folder.best)
+    assert (info.training["epoch"], info.training["train_on_val"], info.metrics) == (3, True, {})
+    assert (folder.best / WEIGHTS).read_bytes() == (folder.last / WEIGHTS).read_bytes()
+    assert "Not validated: it was trained on the val split" in (folder.best / CARD).read_text()
+    assert "val" not in (folder.path / "training.log").read_text()
+    assert [path.name for path in training_curves(tmp_path, results["history"])] == [
+        "loss_curves.png"
+    ]
 
 
 def test_every_part_of_the_loss_is_tracked(trained: RunFolder) -> None:

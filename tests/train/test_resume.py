@@ -33,6 +33,7 @@ PLAIN = (
     "train.early_stopping_min_delta=1",
     "train.lr_patience=0",
 )
+ON_VAL = (*PLAIN, "train.train_on_val=true", "train.early_stopping_patience=1")
 EVERYTHING = (
     "train.deterministic=true",
     "train.grad_accum_steps=2",
@@ -59,7 +60,9 @@ def job_of(options: tuple[str, ...]) -> tuple[Settings, Any]:
     return settings("model.dropout_rate=0.3", "train.epochs=3", *options), data
 
 
-@pytest.fixture(scope="module", params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.fixture(
+    scope="module", params=[PLAIN, ON_VAL, EVERYTHING], ids=["plain", "on_val", "everything"]
+)
 def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[tuple[str, ...], RunFolder]:

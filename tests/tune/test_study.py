@@ -36,7 +36,7 @@ def study(folder: Path, *texts: str, space: Space = SPACE, digest: str = "d") ->
     begun = Begun.new(folder, job.tune, space.tree(), digest)
     if (folder / BEGUN).is_file():
         begun = read_begun(folder).model_copy(update={"data_digest": digest})
-    found = Study(folder, begun, job)
+    found = Study(folder, begun, Space.parse(begun.space, BEGUN), job)
     write_begun(folder, begun)
     return found
 
@@ -252,3 +252,10 @@ def test_settings_of_a_sweep_that_contradict_each_other_are_refused() -> None:
     for texts, said in cases.items():
         with pytest.raises(UserError, match=said):
             settings(*texts.split())
+
+
+def test_asha_is_left_out_where_it_is_not_wanted_or_cannot_choose() -> None:
+    """On the command line, where `none` usually is no value at all."""
+    assert settings().tune.stops
+    assert not settings("tune.stopping=none").tune.stops
+    assert not settings("tune.objectives=clip_auc,ms_per_clip").tune.stops
