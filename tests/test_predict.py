@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
 from genconvit import build_network, load_detector
 from genconvit.checkpoint import DetectorInfo
@@ -162,3 +163,18 @@ def test_the_public_names_need_no_ray() -> None:
 def test_any_variant_can_be_built() -> None:
     network = build_network("v2", preset="nano", attention=False, fusion="sum")
     assert network is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_the_fast_way_gives_nearly_the_same_scores(judge: Detector, detector: Path) -> None:
+    fast = load_detector(detector, "cuda", fast=True)
+    assert fast.dtype == torch.bfloat16
+    size = judge.info.model.image_size
+    crops_BHWC = np.random.default_rng(0).integers(0, 256, (40, size, size, 3), np.uint8)
+    logits = [one.logits(crops_BHWC, 16).mean(axis=1) for one in (judge, fast)]
+    p_fakes = [expit(each[:, 0] - each[:, 1]) for each in logits]
+    assert np.abs(p_fakes[0] - p_fakes[1]).max() < 0.02
+
+
+def test_a_cpu_knows_no_fast_way(judge: Detector, detector: Path, clip: Path) -> None:
+    assert load_detector(detector, "cpu", fast=True).judge(clip) == judge.judge(clip)
