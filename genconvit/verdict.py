@@ -39,6 +39,18 @@ class TrackSummary(BaseModel):
     probability_fake: float = Field(ge=0.0, le=1.0)
 
 
+class Interval(BaseModel):
+    """A stretch of time in which one face looks manipulated."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start_s: float = Field(description="Seconds from the start, midway between two sampled frames.")
+    end_s: float
+    track: int = Field(description="Which face of the clip this is, from 0.")
+    probability_fake: float = Field(ge=0.0, le=1.0, description="Mean of its crops.")
+    peak: float = Field(ge=0.0, le=1.0, description="The highest P(fake) of its crops.")
+
+
 class Verdict(BaseModel):
     """FAKE, REAL or UNDECIDED, with P(fake), the reason and the timeline."""
 
@@ -54,3 +66,8 @@ class Verdict(BaseModel):
     frames_with_face: int
     tracks: list[TrackSummary]
     timeline: list[TimelinePoint] = Field(description="Ordered by frame, then track.")
+    intervals: list[Interval] = Field(
+        default_factory=list,
+        description="Where a face looks manipulated. None are sought in still images, with the "
+        "aggregation `original`, and where sampled frames lie too far apart.",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def read_catalog(path: str | Path) -> Catalog:
       way to a clip (the outermost one) is its label, and a folder `train`, `val` or `test` directly
       around that is its split;
     - a CSV, JSON or JSONL file with `video_name` (or `path`), `label` and perhaps `group`,
-      `method`, `source`, `split`. Names are relative to the file's folder. Files that are missing
-      are left to fail one by one, unless all are;
+      `method`, `source`, `split` and others. Names are relative to the file's folder. Files that
+      are missing are left to fail one by one, unless all are;
     - one clip, whatever its name.
 
     Where no group is given, `default_group` makes one.
@@ -84,12 +84,12 @@ def read_catalog(path: str | Path) -> Catalog:
 
 
 def attach_labels(clips: list[Clip], csv_path: str | Path) -> list[Clip]:
-    """Give clips the labels of a CSV, and its groups, methods, sources and splits where it has
-    them.
+    """Give clips the labels of a CSV, and its groups, methods, sources, splits and other columns
+    where it has them.
 
     A row's `video_name` is looked for relative to the CSV's folder, then among the clips' names
-    (relative to their folder), then among their file names alone, where only one clip may have it.
-    JSON and JSONL files do as well.
+    (relative to their folder), then among the ends of their paths, where only one clip may fit: a
+    file name alone will do, and another folder will not. JSON and JSONL files do as well.
 
     Returns:
         The clips in their order, those without a row without a label; then the rows whose files
@@ -101,36 +101,44 @@ def attach_labels(clips: list[Clip], csv_path: str | Path) -> list[Clip]:
     rows = read_manifest(csv_path)
     by_path = {_resolved(clip): clip for clip in clips}
     by_name = {clip.name: clip for clip in clips}
-    files = Counter(_pure(clip.path).name for clip in clips)
-    by_file = {_pure(clip.path).name: clip for clip in clips}
+    by_file: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        by_file[_pure(clip.path).name].append(clip)
     labelled: dict[str, Clip] = {}
-    missing: list[Clip] = []
+    missing: dict[str, Clip] = {}
     for row in rows:
-        file = Path(row.name).name
-        clip = by_path.get(_resolved(row)) or by_name.get(row.name)
-        if clip is None and files[file] > 1:
+        found = by_path.get(_resolved(row)) or by_name.get(row.name)
+        fitting = [found] if found else [c for c in by_file[Path(row.name).name] if _ends(c, row)]
+        if len(fitting) > 1:
             raise UserError(
-                f"{csv_path} has {row.name}, and {files[file]} clips have that file name; "
+                f"{csv_path} has {row.name}, and {len(fitting)} clips have that file name; "
                 "write its path relative to the CSV"
             )
-        clip = clip or by_file.get(file)
-        if clip is None:
-            missing.append(row)
-        elif clip.name in labelled:
-            raise UserError(f"{csv_path} labels the clip {clip.name} twice; remove a row")
-        else:
+        name = fitting[0].name if fitting else row.name
+        if name in labelled or name in missing:
+            raise UserError(f"{csv_path} labels the clip {name} twice; remove a row")
+        if fitting:
             given = {
                 key: value
                 for key in ("label", "group", "method", "source", "split")
                 if (value := getattr(row, key))
             }
-            labelled[clip.name] = replace(clip, **given)
+            columns = {**fitting[0].columns, **row.columns}
+            labelled[name] = replace(fitting[0], **given, columns=columns)
+        else:
+            missing[name] = row
     if not labelled:
         raise UserError(
             f"none of the {len(rows)} names in {csv_path} is that of a clip, "
-            f"the first is {missing[0].name}; write paths relative to the CSV"
+            f"the first is {rows[0].name}; write paths relative to the CSV"
         )
-    return [labelled.get(clip.name, replace(clip, label=None)) for clip in clips] + missing
+    ours = (labelled.get(clip.name, replace(clip, label=None)) for clip in clips)
+    return [*ours, *missing.values()]
+
+
+def _ends(clip: Clip, row: Clip) -> bool:
+    """Whether a clip's path ends in the name of a row, folder by folder."""
+    return f"/{_pure(clip.path).as_posix()}".endswith(f"/{row.name}")
 
 
 def _resolved(clip: Clip) -> Path | str:

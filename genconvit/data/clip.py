@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,8 @@ class Clip:
     method: str = ""
     source: str = ""
     split: Split | None = None
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What else a list of clips says of it, by column."""
 
 
 def suffix_of(name: str) -> str:

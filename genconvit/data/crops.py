@@ -18,7 +18,7 @@ from genconvit.data.detectors import build_face_detector
 from genconvit.data.faces import Face, FaceDetector
 from genconvit.data.quality import fault
 from genconvit.data.tracks import Tracker
-from genconvit.data.video import sample_frames
+from genconvit.data.video import Frame, sample_frames
 from genconvit.errors import ClipError
 
 
@@ -110,14 +110,39 @@ def iter_crops(
         ClipError: The clip cannot be decoded.
     """
     detector = detector or build_face_detector(preprocess)
-    # Without a detector the frame is the face; a margin would only be mirrored border.
-    margin = 0.0 if preprocess.detector == "none" else preprocess.margin
-    square = functools.partial(crop_face, align=preprocess.align)
-    cut = crop_box if preprocess.shape == "tight" else square
-    tracker = Tracker()
+    cutter = FaceCutter(preprocess, counts, retouch)
     for frame in sample_frames(path, sampling):
-        faces = detector.detect(frame.image_HWC)
-        tracks = tracker.update(frame.image_HWC, frame.time_s, faces)
+        yield from cutter.cut(frame, detector.detect(frame.image_HWC))
+
+
+class FaceCutter:
+    """Cuts the faces out of the frames of one clip, which are given in order.
+
+    Args:
+        preprocess: From a frame to a crop.
+        counts: Filled on the way.
+        retouch: Changes each RGB crop before it is compressed.
+    """
+
+    def __init__(
+        self,
+        preprocess: PreprocessSettings,
+        counts: CropCounts,
+        retouch: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    ) -> None:
+        self.preprocess = preprocess
+        self.counts = counts
+        self.retouch = retouch
+        # Without a detector the frame is the face; a margin would only be mirrored border.
+        self._margin = 0.0 if preprocess.detector == "none" else preprocess.margin
+        square = functools.partial(crop_face, align=preprocess.align)
+        self._cut = crop_box if preprocess.shape == "tight" else square
+        self._tracker = Tracker()
+
+    def cut(self, frame: Frame, faces: list[Face]) -> Iterator[Crop]:
+        """The crops of the clip's next frame, ordered by track."""
+        preprocess, counts = self.preprocess, self.counts
+        tracks = self._tracker.update(frame.image_HWC, frame.time_s, faces)
         counts.frames_sampled += 1
         counts.frames_with_face += bool(faces)
         for track, face in sorted(zip(tracks, faces, strict=True), key=lambda pair: pair[0]):
@@ -126,9 +151,9 @@ def iter_crops(
             if reason is not None:
                 counts.removed[reason] = counts.removed.get(reason, 0) + 1
                 continue
-            crop_HWC = cut(frame.image_HWC, face, margin, preprocess.size)
-            if retouch is not None:
-                crop_HWC = retouch(crop_HWC)
+            crop_HWC = self._cut(frame.image_HWC, face, self._margin, preprocess.size)
+            if self.retouch is not None:
+                crop_HWC = self.retouch(crop_HWC)
             jpeg = encode_crop(crop_HWC, preprocess.jpeg_quality)
             yield Crop(jpeg, frame.index, frame.time_s, track, box, face.score)
 

@@ -151,6 +151,39 @@ def write_demo_clips(out: Path, seed: int = 0) -> Path:
     return table
 
 
+def write_film(path: Path, seconds: float, size: tuple[int, int] = (1280, 720)) -> Path:
+    """Write the demo's film as one clip of MPEG-4 video, as long and as large as a user's.
+
+    It runs to and fro, fills the height and has grain all over, which costs a decoder some work.
+
+    Args:
+        path: The file, ending in .mp4.
+        seconds: Its length.
+        size: Width and height, pixels.
+
+    Raises:
+        UserError: The package with the film is not installed.
+    """
+    film = _read_film(_film_path())
+    width, height = size
+    scale = height / film[0].shape[0]
+    left = (width - round(scale * film[0].shape[1])) // 2
+    grain_HWC = np.random.default_rng(0).integers(-6, 7, (height + 64, width, 3), np.int16)
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height)
+    )
+    for index in range(round(seconds * FPS)):
+        place = index % (2 * len(film))
+        image_HWC = film[min(place, 2 * len(film) - 1 - place)]
+        image_HWC = cv2.resize(image_HWC, (width - 2 * left, height), interpolation=cv2.INTER_CUBIC)
+        image_HWC = cv2.copyMakeBorder(image_HWC, 0, 0, left, left, cv2.BORDER_REPLICATE)
+        start = 7 * index % 64
+        grainy_HWC = image_HWC + grain_HWC[start : start + height]
+        writer.write(np.clip(grainy_HWC, 0, 255).astype(np.uint8))
+    writer.release()
+    return path
+
+
 def _draw_variant(rng: np.random.Generator) -> Variant:
     return Variant(rng.uniform(1.0, 1.2), rng.uniform(0.8, 1.15), bool(rng.random() < 0.5))
 

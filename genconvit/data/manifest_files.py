@@ -22,6 +22,7 @@ def read_manifest(location: str | Path) -> list[Clip]:
 
     A CSV has a header. A JSONL file has an object a line, a JSON file a list of them. The columns
     or keys are `video_name` (or `path`), `label`, and perhaps `group`, `method`, `source`, `split`.
+    Others become the clips' `columns`.
 
     Args:
         location: The file or its URL. Its suffix says what it is.
@@ -92,10 +93,11 @@ def _words(item: object, where: str) -> dict[str, str]:
         raise UserError(f"{where} is not an object; write one with path and label")
     row = {str(key).lower(): value for key, value in item.items()}
     words = {}
-    for key in _KEYS & row.keys():
-        if isinstance(row[key], dict | list):
+    for key, value in row.items():
+        if not isinstance(value, dict | list):
+            words[key] = "" if value is None else str(value).strip()
+        elif key in _KEYS:
             raise UserError(f"{where} has a {key} that is not a word; write text")
-        words[key] = "" if row[key] is None else str(row[key]).strip()
     return words
 
 
@@ -120,4 +122,5 @@ def _row_to_clip(row: dict[str, str], location: str | Path, where: str) -> Clip:
         method=row.get("method", ""),
         source=row.get("source", ""),
         split=SPLITS.get(split_word),
+        columns={key: value for key, value in row.items() if key and key not in _KEYS and value},
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -288,7 +288,9 @@ def digest_of(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
-def read_clips(dataset: FrameDataset, split: str, clips: int) -> dict[str, ClipCrops]:
+def read_clips(
+    dataset: FrameDataset, split: str, clips: int | Collection[str]
+) -> dict[str, ClipCrops]:
     """The stored crops of some clips of a split, by name, in the order of their names.
 
     Frames without a face are not in the shards, so they are not counted.
@@ -296,7 +298,7 @@ def read_clips(dataset: FrameDataset, split: str, clips: int) -> dict[str, ClipC
     Args:
         dataset: The dataset.
         split: Its split.
-        clips: How many; of a large training split those of the first shards.
+        clips: Their names, or how many; of a large training split those of the first shards.
 
     Raises:
         UserError: The split is empty.
@@ -304,18 +306,19 @@ def read_clips(dataset: FrameDataset, split: str, clips: int) -> dict[str, ClipC
     groups = dataset.row_groups(split)
     columns = ["video_id", "image", "frame_index", "time_s", "track", "box", "face_score"]
     found: dict[str, list[Crop]] = {}
+    asked = None if isinstance(clips, int) else set(clips)
+    most = clips if isinstance(clips, int) else len(set(clips))
     for path in dict.fromkeys(group.path for group in groups):
         # A clip lies in one shard, and in the training split anywhere in it.
         with open_parquet(path) as file:
             names = file.read(columns=["video_id"])["video_id"].to_pylist()
-            wanted = sorted(set(names))[: clips - len(found)]
-            chosen = set(wanted)
+            chosen = set(sorted(set(names))[: most - len(found)]) if asked is None else asked
             keep = np.flatnonzero([name in chosen for name in names])
             rows = file.read(columns=columns).take(keep).to_pylist()
         for row in rows:
             name, jpeg, box = row.pop("video_id"), row.pop("image"), tuple(row.pop("box"))
             found.setdefault(name, []).append(Crop(jpeg=jpeg, box=box, **row))
-        if len(found) >= clips:
+        if len(found) >= most:
             break
     result = {}
     for name in sorted(found):

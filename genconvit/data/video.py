@@ -16,13 +16,16 @@ from genconvit.config import SamplingSettings
 from genconvit.data.clip import IMAGE_SUFFIXES
 from genconvit.errors import ClipError
 
+FORMATS = (
+    "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,m4v,h264,hevc,obu,ivf,flv,asf,ogg,mxf,gif,mjpeg"
+)
+"""Of videos, by FFmpeg's names."""
 # OpenCV reads both when it opens the first video. The lists keep a playlist that poses as a video
 # from opening other files or addresses.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault(
     "OPENCV_FFMPEG_CAPTURE_OPTIONS",
-    "protocol_whitelist;file|format_whitelist;"
-    "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,m4v,h264,hevc,obu,ivf,flv,asf,ogg,mxf,gif,mjpeg",
+    f"protocol_whitelist;file|format_whitelist;{FORMATS}",
 )
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 cv2.setNumThreads(1)  # processes run side by side; threads inside each only get in each other's way

@@ -126,6 +126,17 @@ def test_csv_with_every_column(tmp_path: Path) -> None:
     assert clip == Clip(tmp_path / "x/a.mp4", "x/a.mp4", "fake", "g1", "swap", "film", "val")
 
 
+def test_other_columns_are_kept(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "labels").mkdir()
+    rows = "video_name,label,Codec,note\na.mp4,real,h264,\nb.mp4,fake,,\n"
+    assert [clip.columns for clip in find_clips(table(tmp_path, rows))] == [{"codec": "h264"}, {}]
+    line = '{"path": "a.mp4", "label": "real", "codec": "vp9", "level": 3, "tags": [1]}'
+    labels = table(tmp_path / "labels", line, "labels.jsonl")
+    first = attach_labels(find_clips(tmp_path / "clips.csv"), labels)[0]
+    assert first.columns == {"codec": "vp9", "level": "3"}
+
+
 def test_csv_needs_only_name_and_label(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "real/video7/001.png")
     rows = "\ufefflabel, video_name\nreal,a.mp4\n\n Fake , real/video7/001.png \n"
@@ -264,6 +275,18 @@ def test_labels_match_by_path_then_name_then_file_name(tmp_path: Path) -> None:
     ]
 
 
+def test_a_row_never_labels_a_namesake_in_another_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "set/x/1.mp4", "set/y/1.mp4")
+    (tmp_path / "lists").mkdir()
+    rows = "video_name,label\nx/1.mp4,fake\ny/1.mp4,real\nz/1.mp4,fake\n"
+    clips = attach_labels(find_clips(tmp_path / "set"), table(tmp_path / "lists", rows))
+    assert [(clip.name, clip.label) for clip in clips] == [
+        ("x/1.mp4", "fake"),
+        ("y/1.mp4", "real"),
+        ("z/1.mp4", "fake"),  # missing, and left to fail
+    ]
+
+
 def test_labels_of_the_table_replace_those_of_the_folder(tmp_path: Path) -> None:
     touch(tmp_path, "real/a.mp4")
     (clip,) = attach_labels(find_clips(tmp_path), table(tmp_path, "video_name,label\na.mp4,fake\n"))
@@ -276,6 +299,7 @@ def test_labels_of_the_table_replace_those_of_the_folder(tmp_path: Path) -> None
         ("z.mp4,fake\n", "none of the 1 names .* z.mp4"),
         ("a.mp4,real\n", "2 clips have that file name"),
         ("x/a.mp4,real\n./x/a.mp4,fake\ny/a.mp4,fake\n", "x/a.mp4 twice"),
+        ("x/a.mp4,real\nz.mp4,real\nz.mp4,fake\n", "z.mp4 twice"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, rows: str, message: str) -> None:

@@ -110,6 +110,8 @@ def test_clips_are_found_in_shuffled_shards(tmp_path: Path) -> None:
     for clip in found.values():
         assert [crop.frame_index for crop in clip.crops] == list(range(5))
         assert [crop.jpeg for crop in clip.crops] == [grey(i) for i in range(5)]
+    named = read_clips(make_dataset(tmp_path, mixed), "train", ["c", "b"])
+    assert list(named) == ["b", "c"]
 
 
 def test_a_folder_that_extract_did_not_write_is_refused(tmp_path: Path) -> None:
