@@ -42,12 +42,64 @@ DESCRIPTION = "detector.json"
 CARD = "README.md"
 
 
-class Calibration(BaseModel):
-    """How scores become probabilities. https://arxiv.org/abs/1706.04599."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+class ByClass(_Part):
+    """A count of each class."""
+
+    fake: int
+    real: int
+
+
+class ScoreFigures(_Part):
+    """How far scores are from probabilities; each class weighs as `prevalence` says."""
+
+    log_loss: float
+    brier: float
+    ece: float = Field(description="Expected calibration error, over 15 bins.")
+
+
+class JudgedFigures(_Part):
+    """What became of clips that neither the scores nor the band were fitted on."""
+
+    fake_judged_real: float = Field(description="Share of the fake clips.")
+    real_judged_fake: float = Field(description="Share of the real clips.")
+    undecided: float = Field(description="Share of all clips.")
+
+
+class CalibrationFit(_Part):
+    """What a calibration rests on."""
+
+    method: Literal["temperature", "isotonic", "none"]
+    aggregation: str = Field(description="What it holds for.")
+    split: Literal["val"] = "val"
+    data_digest: str = Field(description="Digest of the shards.")
+    clips: ByClass = Field(description="Clips with a face, which it was fitted on.")
+    groups: ByClass = Field(description="Groups that they are from.")
+    prevalence: float = Field(description="Share of fake clips that P(fake) is for.")
+    before: ScoreFigures = Field(description="Without calibration.")
+    after: ScoreFigures | None = Field(
+        description="By cross-validation over groups; None with too few of them."
+    )
+    threshold_rule: str = Field(description="What the threshold was chosen by.")
+    error_rate: float = Field(
+        description="Of new clips of a class, the largest share that is judged wrong."
+    )
+    judged: JudgedFigures | None = Field(
+        description="By cross-validation over groups; None with too few of them."
+    )
+
+
+class Calibration(_Part):
+    """How scores become probabilities. https://arxiv.org/abs/1706.04599.
+
+    What was fitted beside the temperature is in `decision`, with which aggregations differ.
+    """
+
     temperature: float = Field(gt=0.0, description="Divides the logits before the softmax.")
+    fit: CalibrationFit | None = Field(None, description="None: it was given by hand.")
 
 
 class DetectorInfo(BaseModel):
@@ -101,6 +153,7 @@ class DetectorInfo(BaseModel):
             "training": self.training,
             "data_digest": self.data_digest,
             "validation": self.metrics,
+            "calibration": self.calibration and self.calibration.model_dump(mode="json"),
             "licence": self.licence,
         }
 
@@ -133,6 +186,21 @@ def save_detector(
         return info
     with replaced_folder(Path(location)) as aside:
         return _write(aside, weights, info, extra)
+
+
+def save_description(folder: Path, info: DetectorInfo) -> None:
+    """Writes the description and the card of a detector anew; its weights stay as they are.
+
+    Each file is exchanged in one step, and neither is unless both could be written.
+
+    Args:
+        folder: The detector's folder.
+        info: The description, with the digest of the weights that are there.
+    """
+    content = info.model_dump(mode="json")
+    with replaced_file(folder / CARD) as card:
+        card.write_text(model_card(content, info.id), encoding="utf-8")
+        write_json(folder / DESCRIPTION, content)
 
 
 def read_info(location: str | Path) -> DetectorInfo:
@@ -224,9 +292,7 @@ def _write(
             "libraries": info.libraries or library_versions(),
         }
     )
-    write_json(folder / DESCRIPTION, info.model_dump(mode="json"))
-    card = model_card(info.model_dump(mode="json"), info.id)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    save_description(folder, info)
     for name, content in (extra or {}).items():
         (folder / name).write_bytes(content)
     return info

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from genconvit.config import DecisionSettings
 from genconvit.evaluate.pages import facts
 
 _HUB_NAMES = {"CC BY-NC 4.0": "cc-by-nc-4.0"}
@@ -43,12 +44,25 @@ verdict = load_detector(".").judge("clip.mp4")
 It answers FAKE or REAL as the published program does, from the mean sigmoids of the face crops of a
 clip; without a face it says FAKE.
 {% else %}
-It answers FAKE, REAL or UNDECIDED with P(fake), the mean over the face crops of a clip.
+It answers FAKE, REAL or UNDECIDED with P(fake), from the face crops of a clip (aggregation {{
+info.decision.aggregation }}).
 {% endif %}
-{% if info.calibration %}
+{% if fit and fit.method == "isotonic" %}
+P(fake) is calibrated: clip scores go through an isotonic map. {{ fitted_on }}
+{% elif fit and fit.method == "temperature" %}
+P(fake) is calibrated: logits are divided by {{ info.calibration.temperature }}. {{ fitted_on }}
+{% elif info.calibration and not fit %}
 P(fake) is calibrated: logits are divided by {{ info.calibration.temperature }}.
 {% else %}
 P(fake) is not calibrated: it orders clips, and is no probability of being right.
+{% endif %}
+{% if fit %}
+
+P(fake) from {{ "%.3f" % band[0] }} to {{ "%.3f" % band[1] }} is UNDECIDED. Of new clips like those
+of the val split (shards `{{ fit.data_digest }}`, {{ fit.clips.fake }} fake and {{
+fit.clips.real }} real clips), at most {{ "%.1f" % (100 * fit.error_rate) }} % of the fake ones are
+judged REAL and as many of the real ones FAKE, on average over such splits. For clips of other
+sources, methods or compression nothing is promised.
 {% endif %}
 
 ## Training
@@ -68,6 +82,9 @@ P(fake) is not calibrated: it orders clips, and is no probability of being right
 
 These figures come from the clips by which this checkpoint was chosen, so they flatter it. Measure
 it on clips of your own that it has never seen: `genconvit evaluate`.
+{% elif info.training.get("train_on_val") %}
+Not validated: it was trained on the val split, too, and is of the last epoch. Measure it on clips
+of your own that it has never seen: `genconvit evaluate`.
 {% else %}
 Not validated here.
 {% endif %}
@@ -100,8 +117,12 @@ def model_card(info: dict[str, Any], id: str) -> str:
     training = info["training"] | {"data_digest": info["data_digest"] or "unknown"}
     model = info["model"]
     names = [model["backbone"]] + ([model["embedder"]] if model["arch"] == "v2" else [])
+    fit = (info["calibration"] or {}).get("fit")
     return environment.from_string(_CARD).render(
         info=info,
+        fit=fit,
+        fitted_on=_fitted_on(fit) if fit else "",
+        band=DecisionSettings.model_validate(info["decision"]).band,
         id=id,
         license=_HUB_NAMES.get(info["licence"], "other"),
         backbones="backbone " + " and ".join(f"`{name}`" for name in names),
@@ -109,3 +130,12 @@ def model_card(info: dict[str, Any], id: str) -> str:
         training=facts(training),
         metrics=[(k, v) for k, v in info["metrics"].items() if v is not None],
     )
+
+
+def _fitted_on(fit: dict[str, Any]) -> str:
+    """What the calibrated scores mean, and how good they are."""
+    text = f"It is right where {100 * fit['prevalence']:g} % of the clips are fake."
+    if fit["after"]:
+        before, after = fit["before"]["ece"], fit["after"]["ece"]
+        text += f"\nExpected calibration error {before:.3f} before, {after:.3f} cross-validated."
+    return text

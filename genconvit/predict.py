@@ -42,6 +42,11 @@ class Detector:
     device: torch.device
     dtype: torch.dtype = torch.float32
 
+    @property
+    def temperature(self) -> float:
+        """Divides the logits of a crop before the softmax."""
+        return self.info.calibration.temperature if self.info.calibration else 1.0
+
     def judge(
         self,
         clip: str | Path,
@@ -113,9 +118,7 @@ class Detector:
         decision: DecisionSettings,
     ) -> TimelinePoint:
         """A crop's place in its clip and its logits (R, 2) as a point of the timeline."""
-        calibration = self.info.calibration
-        temperature = calibration.temperature if calibration else 1.0
-        p_fake, sigmoids = crop_probability(logits_RK, decision, temperature)
+        p_fake, sigmoids = crop_probability(logits_RK, decision, self.temperature)
         return TimelinePoint(
             time_s=round(time_s, 3),
             frame_index=frame_index,

@@ -11,8 +11,14 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from genconvit import load_detector
-from genconvit.checkpoint import Calibration, load_network, read_info, save_detector
-from genconvit.config import PreprocessSettings
+from genconvit.checkpoint import (
+    Calibration,
+    load_network,
+    read_info,
+    save_description,
+    save_detector,
+)
+from genconvit.config import DecisionSettings, PreprocessSettings
 from genconvit.errors import UserError
 
 VERSION_1 = Path(__file__).parent / "checkpoints" / "version1"
@@ -184,6 +190,63 @@ def test_a_temperature_divides_the_logits(detector: Path, clips: Path, tmp_path:
         logit = torch.tensor(one.probability_fake, dtype=torch.float64).logit()
         assert other.probability_fake == pytest.approx((2 * logit).sigmoid().item(), abs=1e-9)
     assert "is calibrated" in (tmp_path / "cool" / "README.md").read_text()
+
+
+def test_a_detector_with_nothing_but_a_temperature_is_read(copy: Path) -> None:
+    edit(copy / "detector.json", calibration={"temperature": 1.5})
+    assert read_info(copy).calibration == Calibration(temperature=1.5)
+    edit(copy / "detector.json", calibration={"temperature": 1.5, "bias": 0.1})
+    with pytest.raises(UserError, match=r"calibration\.bias"):
+        read_info(copy)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("temperature", "calibrated: logits are divided by 2.0"),
+        ("isotonic", "calibrated: clip scores go through an isotonic map"),
+        ("none", "P(fake) is not calibrated"),
+    ],
+)
+def test_a_card_tells_what_a_calibration_promises(method: str, words: str, copy: Path) -> None:
+    scores = {"log_loss": 0.7, "brier": 0.2, "ece": 0.123}
+    fit = {
+        "method": method, "aggregation": "mean", "data_digest": "d", "prevalence": 0.5,
+        "clips": {"fake": 40, "real": 30}, "groups": {"fake": 20, "real": 10}, "error_rate": 0.15,
+        "before": scores, "after": scores, "threshold_rule": "a", "judged": None,
+    }  # fmt: skip
+    calibration = Calibration.model_validate({"temperature": 2.0, "fit": fit})
+    decision = {"undecided_band": (0.25, 0.75)}
+    info = read_info(copy).model_copy(
+        update={"calibration": calibration, "decision": DecisionSettings.model_validate(decision)}
+    )
+    save_description(copy, info)
+    card = " ".join((copy / "README.md").read_text().split())
+    assert words in card
+    assert ("error 0.123 before, 0.123 cross-validated" in card) is (method != "none")
+    assert "P(fake) from 0.250 to 0.750 is UNDECIDED" in card
+    assert "40 fake and 30 real clips), at most 15.0 % of the fake ones are judged REAL" in card
+
+
+@pytest.mark.parametrize("name", ["model_card", "write_json"])
+def test_a_description_that_cannot_be_written_leaves_the_old_one(
+    name: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    info = read_info(copy).model_copy(update={"calibration": Calibration(temperature=2.0)})
+
+    def full(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"genconvit.checkpoint.{name}", full)
+        with pytest.raises(OSError, match="no space"):
+            save_description(copy, info)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    save_description(copy, info)
+    assert load_network(copy)[1].calibration == info.calibration
+    assert "divided by 2.0" in (copy / "README.md").read_text()
+    assert (copy / "model.safetensors").read_bytes() == before["model.safetensors"]
 
 
 def test_a_detector_lives_behind_a_url(detector: Path, clips: Path) -> None:

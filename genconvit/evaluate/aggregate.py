@@ -12,7 +12,8 @@ from scipy.special import expit
 
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.clip_score import clip_score
-from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
+from genconvit.evaluate.localisation.intervals import covers_little, find_intervals, spans_text
+from genconvit.verdict import Interval, TimelinePoint, TrackSummary, Verdict
 from genconvit.wording import plural
 
 Word = Literal["FAKE", "REAL", "UNDECIDED"]
@@ -32,10 +33,11 @@ def decide(
 
     Returns:
         The verdict, its timeline ordered by frame, then track. Its reason says so where one person
-        of the clip would be FAKE and another REAL.
+        of the clip would be FAKE and another REAL, and where only a part of it looks manipulated.
     """
     timeline = sorted(points, key=lambda point: (point.frame_index, point.track))
     tracks = _summaries(timeline, decision)
+    intervals = _intervals(timeline, decision)
     seen = len({point.frame_index for point in timeline})
     p_fake: float | None
     word: Word
@@ -57,6 +59,8 @@ def decide(
         else:
             reason = f"{_name(decision)} {p_fake:.2f} {basis}"
         reason += _disagreement(timeline, tracks, decision)
+        if covers_little(intervals, tracks):
+            reason += f"; looks manipulated {spans_text(intervals)}"
     return Verdict(
         clip=clip,
         verdict=word,
@@ -66,6 +70,7 @@ def decide(
         frames_with_face=seen,
         tracks=tracks,
         timeline=timeline,
+        intervals=intervals,
     )
 
 
@@ -81,7 +86,7 @@ def crop_probability(
     """
     if decision.aggregation == "original":
         for_fake, for_real = (float(x) for x in expit(rows_RK).mean(axis=0))
-        return _larger_of(for_fake, for_real), (for_fake, for_real)
+        return larger_of(for_fake, for_real), (for_fake, for_real)
     fake, real = rows_RK.mean(axis=0) / temperature
     return float(expit(fake - real)), None
 
@@ -96,7 +101,7 @@ def judge_points(points: list[TimelinePoint], decision: DecisionSettings) -> tup
     if decision.aggregation == "original":
         for_fake, for_real = mean_sigmoids(points)
         word: Word = "FAKE" if for_fake > for_real else "REAL"
-        return _larger_of(for_fake, for_real), word
+        return larger_of(for_fake, for_real), word
     score = clip_score(
         [point.probability_fake for point in points],
         [point.frame_index for point in points],
@@ -160,7 +165,8 @@ def _name(decision: DecisionSettings) -> str:
     return names.get(decision.aggregation, f"{decision.aggregation} P(fake)")
 
 
-def _larger_of(for_fake: float, for_real: float) -> float:
+def larger_of(for_fake: float, for_real: float) -> float:
+    """P(fake) of two sigmoids, as the published program has it."""
     return for_fake if for_fake > for_real else 1 - for_real
 
 
@@ -175,6 +181,13 @@ def _summaries(timeline: list[TimelinePoint], decision: DecisionSettings) -> lis
         )
         for points in _by_track(timeline)
     ]
+
+
+def _intervals(timeline: list[TimelinePoint], decision: DecisionSettings) -> list[Interval]:
+    if decision.aggregation == "original":
+        return []
+    step = frame_step(timeline)
+    return find_intervals(timeline, step, decision.band, lambda mean: calibrated(mean, decision))
 
 
 def _by_track(timeline: list[TimelinePoint]) -> list[list[TimelinePoint]]:

@@ -1,9 +1,7 @@
-"""How far the figures of several variants can be trusted: a paired bootstrap over clips.
+"""How far the figures of several variants can be trusted: a paired bootstrap over groups of clips.
 
-A draw takes as many clips as there are, with replacement, and the same ones for every variant: a
-clip that is hard for all blurs no difference between them. Intervals are percentiles of the draws
-(Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). They tell how much a
-figure depends on the clips, which are taken to be independent, and nothing of other seeds.
+A draw has the same clips for every variant: a clip that is hard for all blurs no difference between
+them. Intervals tell how much a figure depends on the clips, and nothing of other seeds.
 """
 
 from __future__ import annotations
@@ -16,39 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from genconvit.evaluate.estimate import Estimate as Estimate
 from genconvit.evaluate.metrics import clip_metrics
+from genconvit.evaluate.resampling import DRAWS as DRAWS
+from genconvit.evaluate.resampling import drawn_counts, interval
+from genconvit.evaluate.resampling import resampled_scores as resampled_scores
 from genconvit.verdict import Verdict
-
-DRAWS = 2000
-BLOCK = 100
-"""Draws that are held in memory at a time, each with a count for every clip."""
-
-
-class Estimate(BaseModel):
-    """A figure and its 95 % interval; None where it is undefined."""
-
-    model_config = ConfigDict(frozen=True)
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference is shown: its interval lies on one side of 0."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-    def text(self) -> str:
-        """A figure, such as "0.843 [0.79, 0.89]"."""
-        if self.value is None or self.low is None:
-            return "undefined"
-        return f"{self.value:.3f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def difference(self) -> str:
-        """A difference, such as "+0.031 [-0.004, +0.067]"."""
-        if self.value is None or self.low is None:
-            return "undefined"
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
 class Estimates(BaseModel):
@@ -82,6 +53,7 @@ class Compared:
 def compare_variants(
     labels: Sequence[str],
     variants: Sequence[Sequence[Sequence[Verdict]]],
+    groups: Sequence[str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Compared]:
@@ -91,7 +63,9 @@ def compare_variants(
         labels: "fake" or "real", one a clip.
         variants: For each variant, for each of its seeds, one verdict a clip in the order of
             `labels`. Variants may have different numbers of seeds, but at least one.
-        draws: Sets of clips to draw.
+        groups: The clips' groups, which are drawn whole; one that is empty is a group of its own,
+            as is every clip without this.
+        draws: Sets of groups to draw.
         seed: Decides which; the same one repeats the result.
 
     Returns:
@@ -105,7 +79,7 @@ def compare_variants(
         [_mean(values) for values in zip(*(_point(labels, run) for run in runs), strict=True)]
         for runs in variants
     ]
-    drawn_VMD = _draw(labels, variants, draws, seed)
+    drawn_VMD = _draw(labels, variants, groups or [""] * len(labels), draws, seed)
     return [
         Compared(
             metrics=_estimates(point, drawn_MD),
@@ -116,50 +90,6 @@ def compare_variants(
         )
         for point, drawn_MD in zip(points, drawn_VMD, strict=True)
     ]
-
-
-def resampled_scores(
-    is_fake_N: NDArray[np.bool_], p_fake_N: NDArray[np.float64], counts_DN: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC (D) and equal error rate (D) of many draws from the same clips.
-
-    Both are those of `genconvit.evaluate.metrics`, found for all draws at once.
-
-    Args:
-        is_fake_N: Labels: true is fake.
-        p_fake_N: Scores, finite.
-        counts_DN: How often each draw has each clip.
-
-    Returns:
-        NaN for draws that miss a class.
-    """
-    auc_D, eer_D = np.full((2, len(counts_DN)), np.nan)
-    fakes_D, reals_D = counts_DN @ is_fake_N, counts_DN @ ~is_fake_N
-    both_D = (fakes_D > 0) & (reals_D > 0)
-    if not both_D.any():
-        return auc_D, eer_D
-    order = np.argsort(-p_fake_N, kind="stable")
-    tied = np.flatnonzero(np.diff(p_fake_N[order], prepend=np.inf))  # where a new score begins
-    counts_DN, is_fake_N = counts_DN[both_D][:, order], is_fake_N[order]
-    fake_DK = np.add.reduceat(counts_DN * is_fake_N, tied, axis=1)
-    real_DK = np.add.reduceat(counts_DN * ~is_fake_N, tied, axis=1)
-    found_DK, alarms_DK = fake_DK.cumsum(axis=1), real_DK.cumsum(axis=1)
-    fakes_D1, reals_D1 = found_DK[:, -1:], alarms_DK[:, -1:]
-
-    # A real clip is beaten by the fake ones above it, and half by those level with it.
-    beaten_D = (real_DK * (2 * found_DK - fake_DK)).sum(axis=1)
-    auc_D[both_D] = beaten_D / (2 * fakes_D1 * reals_D1)[:, 0]
-
-    # False positives minus misses, in whole numbers: it rises along the curve from below 0.
-    start = ((0, 0), (1, 0))
-    found_DK, alarms_DK = np.pad(found_DK, start), np.pad(alarms_DK, start)
-    gap_DK = alarms_DK * fakes_D1 - (fakes_D1 - found_DK) * reals_D1
-    after_D1 = np.argmax(gap_DK >= 0, axis=1)[:, None]
-    gap_before, gap_after = (np.take_along_axis(gap_DK, after_D1 - i, axis=1) for i in (1, 0))
-    before, after = (np.take_along_axis(alarms_DK, after_D1 - i, axis=1) for i in (1, 0))
-    crossing_D1 = before - (after - before) * gap_before / (gap_after - gap_before)
-    eer_D[both_D] = (crossing_D1 / reals_D1)[:, 0]
-    return auc_D, eer_D
 
 
 class _Run:
@@ -196,23 +126,19 @@ class _Run:
 def _draw(
     labels: Sequence[str],
     variants: Sequence[Sequence[Sequence[Verdict]]],
+    groups: Sequence[str],
     draws: int,
     seed: int,
 ) -> NDArray[np.float64]:
     """The figures (V, M, D) of every variant in every draw, means over seeds."""
-    clips = len(labels)
-    drawn_VMD = np.full((len(variants), len(METRICS), draws), np.nan)
-    if not clips:
-        return drawn_VMD
+    if not labels:
+        return np.full((len(variants), len(METRICS), draws), np.nan)
     runs = [[_Run(labels, verdicts) for verdicts in variant] for variant in variants]
-    rng = np.random.default_rng(seed)
-    for start in range(0, draws, BLOCK):
-        size = min(BLOCK, draws - start)
-        counts_DN = rng.multinomial(clips, np.full(clips, 1 / clips), size)
-        for place, variant in enumerate(runs):
-            metrics_MD = np.mean([run.metrics(counts_DN) for run in variant], axis=0)
-            drawn_VMD[place, :, start : start + size] = metrics_MD
-    return drawn_VMD
+    blocks = [
+        [np.mean([run.metrics(counts_DN) for run in variant], axis=0) for variant in runs]
+        for counts_DN in drawn_counts(groups, draws, seed)
+    ]
+    return np.concatenate(blocks, axis=2)
 
 
 def _point(labels: Sequence[str], verdicts: Sequence[Verdict]) -> tuple[float | None, ...]:
@@ -232,11 +158,10 @@ def _estimates(point: Sequence[float | None], drawn_MD: NDArray[np.float64]) -> 
 
 
 def _estimate(value: float | None, drawn_D: NDArray[np.float64]) -> Estimate:
-    defined = drawn_D[~np.isnan(drawn_D)]
-    if value is None or not defined.size:
+    ends = interval(drawn_D)
+    if value is None or ends is None:
         return Estimate(value=value)
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return Estimate(value=value, low=float(low), high=float(high))
+    return Estimate(value=value, low=ends[0], high=ends[1])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

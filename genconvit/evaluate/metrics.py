@@ -26,10 +26,13 @@ class DecisionMetrics(BaseModel):
 
     clips: int
     accuracy: float | None
+    error: float | None = Field(description="1 - accuracy.")
     balanced_accuracy: float | None = Field(description="Mean of the recalls of fake and real.")
     precision: float | None
     recall: float | None
     f1: float | None
+    specificity: float | None = Field(description="True negative rate: reals that are REAL.")
+    false_positive_rate: float | None = Field(description="1 - specificity.")
 
 
 class ClipMetrics(BaseModel):
@@ -144,7 +147,8 @@ def equal_error_rate(is_fake: ArrayLike, p_fake: ArrayLike) -> tuple[float | Non
         return None, None
     fpr, tpr, thresholds = roc_curve(labels, scores, drop_intermediate=False)
     gap = fpr - (1.0 - tpr)  # rises from -1 to 1 along the curve
-    nearest = 1 + int(np.argmin(np.abs(gap[1:])))  # the first threshold is infinite
+    # The first threshold is infinite. Rounding must not decide between two points as near.
+    nearest = 1 + int(np.argmin(np.abs(gap[1:]).round(12)))
     return float(np.interp(0.0, gap, fpr)), float(thresholds[nearest])
 
 
@@ -163,10 +167,13 @@ def _decision_metrics(tp: int, fn: int, fp: int, tn: int) -> DecisionMetrics:
     return DecisionMetrics(
         clips=tp + fn + fp + tn,
         accuracy=_ratio(tp + tn, tp + fn + fp + tn),
+        error=_ratio(fp + fn, tp + fn + fp + tn),
         balanced_accuracy=balanced,
         precision=_ratio(tp, tp + fp),
         recall=recall,
         f1=_ratio(2 * tp, 2 * tp + fp + fn),
+        specificity=specificity,
+        false_positive_rate=_ratio(fp, tn + fp),
     )
 
 
@@ -178,9 +185,8 @@ def _notes(
         found = "no clip" if not is_fake.size else f"only {CLASSES[0 if is_fake[0] else 1]} clips"
         notes.append(f"AUC, average precision and EER need both classes; {found} have a score.")
     for label in CLASSES:
-        figures = (
-            "recall and balanced accuracy need" if label == "fake" else "balanced accuracy needs"
-        )
+        figures = "recall" if label == "fake" else "specificity, false positive rate"
+        figures += " and balanced accuracy need"
         if not any(confusion[label].values()):
             notes.append(f"No clip is labelled {label}; {figures} one.")
         elif not confusion[label]["FAKE"] + confusion[label]["REAL"]:

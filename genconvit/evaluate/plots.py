@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve, roc_curve
+from scipy.stats import norm
+from sklearn.metrics import det_curve, precision_recall_curve, roc_curve
 
 from genconvit.config import CLASSES, DecisionSettings
 from genconvit.evaluate.figure import COLOURS, INK, legend, new_figure, save, style, unit_square
@@ -25,7 +26,9 @@ EVALUATION_FIGURES = (
     "confidence_distribution.png",
     "roc_curve.png",
     "precision_recall_curve.png",
+    "det_curve.png",
 )
+DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99)
 TRAIN, VAL, BEST = "#56B4E9", "#22272E", "#009E73"
 
 
@@ -54,6 +57,7 @@ def evaluation_figures(
     if metrics.auc is not None:
         figures.append(_roc(is_fake, p_fake, metrics, decision))
         figures.append(_precision_recall(is_fake, p_fake, metrics, decision))
+        figures.append(_det(is_fake, p_fake, metrics, decision))
     return [
         save(figure, out / name) for name, figure in zip(EVALUATION_FIGURES, figures, strict=False)
     ]
@@ -208,6 +212,47 @@ def _precision_recall(
         )
     unit_square(axes)
     legend(axes, "lower left")
+    return figure
+
+
+def _det(
+    is_fake: NDArray[np.bool_],
+    p_fake: NDArray[np.float64],
+    metrics: ClipMetrics,
+    decision: DecisionSettings,
+) -> Figure:
+    """Both errors on axes of normal deviates, which spread small rates: Martin et al., "The DET
+    curve in assessment of detection task performance", Eurospeech 1997."""
+    figure, axes = new_figure(
+        "Detection errors", "Real clips called fake (false alarms)", "Fake clips missed"
+    )
+    fpr, fnr, _ = det_curve(is_fake, p_fake)
+    # A rate of none has no place on these axes: it is drawn at half a clip.
+    least = [0.5 / max(1, count) for count in ((~is_fake).sum(), is_fake.sum())]
+    x, y = (
+        norm.ppf(np.clip(rates, floor, 1 - floor))
+        for rates, floor in zip((fpr, fnr), least, strict=True)
+    )
+    axes.plot(x, y, color=COLOURS["real"], linewidth=2, drawstyle="steps-post")
+    ends = norm.ppf([min(least) / 1.5, 1 - min(least) / 1.5])
+    axes.plot(ends, ends, color=COLOURS["undecided"], linestyle="--", lw=1, label="equal errors")
+    called = p_fake > decision.threshold
+    here = np.array([called[~is_fake].mean(), 1 - called[is_fake].mean()])
+    axes.plot(
+        *norm.ppf(np.clip(here, least, 1 - np.array(least))),
+        "o",
+        color=COLOURS["fake"],
+        markersize=7,
+        label=f"threshold {decision.threshold:.2f}",
+    )
+    ticks = [t for t in DET_TICKS if min(least) / 2 <= t <= 1 - min(least) / 2]
+    for set_ticks, set_limits in (
+        (axes.set_xticks, axes.set_xlim),
+        (axes.set_yticks, axes.set_ylim),
+    ):
+        set_ticks(norm.ppf(ticks), [f"{100 * tick:g} %" for tick in ticks])
+        set_limits(*ends)
+    legend(axes, "best")
     return figure
 
 

@@ -103,18 +103,10 @@ def metrics_table(metrics: ClipMetrics) -> Table:
     table.add_column("decided clips", justify="right")
     table.add_column("UNDECIDED is wrong", justify="right")
     table.add_row("clips", str(metrics.decided.clips), str(metrics.undecided_wrong.clips))
-    names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
+    names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "false_positive_rate")
     for name in names:
         values = (getattr(way, name) for way in (metrics.decided, metrics.undecided_wrong))
         table.add_row("F1" if name == "f1" else name.replace("_", " "), *map(percent, values))
-    table.add_section()
-    table.add_row("coverage", percent(metrics.coverage))
-    for name, value in (
-        ("AUC", metrics.auc),
-        ("average precision", metrics.average_precision),
-        ("equal error rate", metrics.eer),
-    ):
-        table.add_row(name, "undefined" if value is None else f"{value:.3f}")
     table.add_section()
     for label, counts in metrics.confusion.items():
         cells = ", ".join(f"{counts[word]} {word}" for word in VERDICTS)

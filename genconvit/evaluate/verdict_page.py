@@ -8,15 +8,30 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.aggregate import frame_step, judge_points
+from genconvit.evaluate.evidence.figure import (
+    error_name,
+    error_picture,
+    error_scale,
+    jpeg,
+    legend_strip,
+    overlay,
+)
+from genconvit.evaluate.localisation.intervals import why_not_searched
 from genconvit.evaluate.pages import clock, data_uri, facts, render, score
+from genconvit.explain import ClipEvidence
 from genconvit.files import replaced_file
 from genconvit.verdict import TimelinePoint, TrackSummary, Verdict
 
 COLOURS, SHAPES = 6, 5
 """Ways to draw a track in templates/style.css and templates/base.html; 5 and 6 share no factor."""
 PLOT_HEIGHT = 180
+SPAN_HEIGHT = 9
+"""Of the row below the plot that marks a track's intervals."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class JudgedClip:
 
     verdict: Verdict
     thumbnails: Sequence[bytes]
+    evidence: ClipEvidence | None = None
 
     def __post_init__(self) -> None:
         if len(self.thumbnails) != len(self.verdict.timeline):
@@ -62,6 +78,8 @@ def write_verdict_page(
         decision=decision,
         facts=facts(detector_info),
         height=PLOT_HEIGHT,
+        span_height=SPAN_HEIGHT,
+        strips={kind: _jpeg_uri(legend_strip(kind)) for kind in ("heat", "error")},
     )
     with replaced_file(path) as aside:
         aside.write_text(page, encoding="utf-8")
@@ -104,13 +122,67 @@ def _view(item: JudgedClip, decision: DecisionSettings) -> dict[str, Any]:
         "tracks": tracks,
         "ticks": _ticks(timeline) if step else [],
         "alt": _alt(item.verdict.tracks),
+        "spans": _spans(item.verdict, tracks),
+        "no_spans": why_not_searched(step) if decision.aggregation != "original" else "",
+        "evidence": _evidence(item.evidence) if item.evidence is not None else None,
     }
 
 
+def _spans(verdict: Verdict, tracks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The intervals below the time axis, a row for each track that has any."""
+    rows = {track: row for row, track in enumerate(sorted({i.track for i in verdict.intervals}))}
+    look = {track["summary"].track: track for track in tracks}
+    spans = []
+    for interval in verdict.intervals:
+        left, right = (_at(time, verdict.timeline) for time in (interval.start_s, interval.end_s))
+        spans.append(
+            {
+                "interval": interval,
+                "track": look[interval.track],
+                "x": left,
+                "width": round(right - left, 3),
+                "y": PLOT_HEIGHT + 4 + SPAN_HEIGHT * rows[interval.track],
+                "row": rows[interval.track],
+            }
+        )
+    return spans
+
+
+def _evidence(evidence: ClipEvidence) -> dict[str, Any]:
+    """Pictures and findings of the explained crops."""
+    scale = error_scale(evidence.crops)
+    crops = [
+        {
+            "point": point,
+            "findings": crop.findings,
+            "image": _jpeg_uri(crop.crop_HWC),
+            "heat": _jpeg_uri(overlay(crop.crop_HWC, crop.heat_HW)),
+            "errors": [
+                {
+                    "image": _jpeg_uri(error_picture(error_HW, scale)),
+                    "name": error_name(name),
+                    "mean": crop.findings.reconstruction_error[name],
+                }
+                for name, error_HW in crop.errors.items()
+            ],
+        }
+        for point, crop in zip(evidence.points, evidence.crops, strict=True)
+    ]
+    return {"crops": crops, "scale": scale, "sentence": evidence.sentence()}
+
+
+def _jpeg_uri(image_HWC: NDArray[np.uint8]) -> str:
+    return data_uri(jpeg(image_HWC), "image/jpeg")
+
+
 def _x(point: TimelinePoint, timeline: list[TimelinePoint]) -> float:
-    """Place of a frame between the first and the last one with a face, percent."""
+    return _at(point.time_s, timeline)
+
+
+def _at(time_s: float, timeline: list[TimelinePoint]) -> float:
+    """Place of a time between the first and the last frame with a face, percent."""
     first, last = timeline[0].time_s, timeline[-1].time_s
-    return round(100 * (point.time_s - first) / (last - first), 3)
+    return round(100 * (time_s - first) / (last - first), 3)
 
 
 def _y(point: TimelinePoint) -> float:

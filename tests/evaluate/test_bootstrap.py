@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genconvit.evaluate.bootstrap import (
-    METRICS,
-    Estimate,
-    compare_variants,
-    resampled_scores,
-)
-from genconvit.evaluate.metrics import binary_scores, clip_metrics
+from genconvit.evaluate.bootstrap import METRICS, Estimate, compare_variants
+from genconvit.evaluate.metrics import clip_metrics
 from genconvit.verdict import Verdict
 
 # Two decimals: scores tie often. Words follow no threshold: they are given beside the score.
@@ -76,22 +71,6 @@ def test_values_are_those_of_an_evaluation(clips: list) -> None:
             assert difference is None
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), SCORE), max_size=30), st.integers(0, 2**32))
-def test_a_draw_is_scored_like_the_clips_in_it(pairs: list, seed: int) -> None:
-    is_fake = np.array([pair[0] for pair in pairs], dtype=bool)
-    p_fake = np.array([pair[1] for pair in pairs], dtype=float)
-    counts = np.random.default_rng(seed).integers(0, 4, (5, len(pairs)))
-    auc, eer = resampled_scores(is_fake, p_fake, counts)
-    for draw, count in enumerate(counts):
-        expected = binary_scores(np.repeat(is_fake, count), np.repeat(p_fake, count))
-        for ours, name in ((auc[draw], "auc"), (eer[draw], "eer")):
-            if expected[name] is None:
-                assert np.isnan(ours)
-            else:
-                assert ours == pytest.approx(expected[name], abs=1e-12)
-
-
 def test_intervals_lie_around_their_values_and_repeat() -> None:
     variants = [[made_up(LABELS, gain, seed) for seed in (0, 1)] for gain in (0.5, 0.8)]
     results = compare_variants(LABELS, variants)
@@ -112,6 +91,19 @@ def test_more_clips_narrow_the_interval_as_theory_says() -> None:
     low, value, high = numbers(result.metrics.accuracy)
     half = 1.96 * (value * (1 - value) / 400) ** 0.5
     assert high - low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_copies_of_clips_in_one_group_tell_nothing_new() -> None:
+    labels = ["fake", "real"] * 30
+    run = made_up(labels, 0.5, 0)
+    (once,) = compare_variants(labels, [[run]])
+    groups = [str(place) for place in range(60)]
+    (grouped,) = compare_variants(labels * 4, [[run * 4]], groups * 4)
+    (alone,) = compare_variants(labels * 4, [[run * 4]])
+    assert grouped == once
+    low, _, high = numbers(grouped.metrics.accuracy)
+    alone_low, _, alone_high = numbers(alone.metrics.accuracy)
+    assert high - low > 1.7 * (alone_high - alone_low)
 
 
 def test_a_variant_does_not_differ_from_itself() -> None:
@@ -165,4 +157,5 @@ def test_no_clips_and_no_scores_are_undefined() -> None:
 
 def test_estimates_are_short_to_read() -> None:
     assert Estimate(value=0.8432, low=0.79, high=0.894).text() == "0.843 [0.79, 0.89]"
+    assert Estimate(value=0.8432).text() == "0.843"
     assert Estimate(value=0.03, low=-0.01, high=0.07).difference() == "+0.030 [-0.010, +0.070]"

@@ -50,6 +50,9 @@ def test_a_small_evaluation_by_hand() -> None:
     assert result.undecided_wrong.accuracy == pytest.approx(4 / 8)
     assert result.undecided_wrong.recall == pytest.approx(2 / 5)
     assert result.undecided_wrong.precision == pytest.approx(2 / 3)
+    assert result.decided.error == pytest.approx(2 / 6)
+    assert result.decided.specificity == pytest.approx(2 / 3)
+    assert result.decided.false_positive_rate == pytest.approx(1 / 3)
     assert result.auc == pytest.approx(9 / 12)  # of 4 x 3 pairs
     assert result.notes == []
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from pydantic_core import PydanticSerializationError
 
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.aggregate import decide
+from genconvit.evaluate.evaluated import CropScore, EvaluatedClip
+from genconvit.evaluate.evaluation import EvaluationReport
 from genconvit.evaluate.plots import EVALUATION_FIGURES
-from genconvit.evaluate.report import EvaluatedClip, EvaluationReport, write_evaluation
+from genconvit.evaluate.report import write_evaluation
 from genconvit.verdict import TimelinePoint
 
 DETECTOR = {"id": "nano-1", "fingerprint": "0123456789ab"}
@@ -51,6 +54,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_is_written_and_nothing_else(written: Path) -> None:
     names = {path.name for path in written.iterdir()}
     files = {"evaluation_report.json", "detailed_results.csv", "report.html"}
+    files |= {"scores.csv", "scores.parquet", "reliability_diagram.png"}
     assert names == files | set(EVALUATION_FIGURES)
 
 
@@ -86,15 +90,14 @@ def test_csv_has_one_row_a_clip(written: Path) -> None:
 
 def test_page_is_one_file_that_puts_the_worst_first(written: Path) -> None:
     page = (written / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(EVALUATION_FIGURES)
+    assert page.count("data:image/png;base64,") == len(EVALUATION_FIGURES) + 1
     assert "http://" not in page
     assert "https://" not in page
-    assert "2 of 2 wrong verdicts" in page
-    worst = page[page.index("Worst mistakes") :]
+    worst = page[page.index("Worst clips") :]
     assert worst.index("missed.mp4") < worst.index("alarm &lt;b&gt;.mp4")
     assert "alarm <b>" not in page
     assert "genconvit evaluate --data &#39;a &amp; b&#39;" in page
-    assert "1 of 2 fake clips" in " ".join(page.split())
+    assert "Of 2 fake clips it called 1 FAKE and 1 REAL" in page
     assert "0123456789ab" in page
 
 
@@ -122,6 +125,26 @@ def test_a_failed_evaluation_leaves_the_old_one_whole(tmp_path: Path) -> None:
     with pytest.raises(PydanticSerializationError):
         write_evaluation(tmp_path, ROWS, {"id": object}, DecisionSettings(), "genconvit evaluate")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_namesakes_in_two_folders_are_two_clips(tmp_path: Path) -> None:
+    report = write(tmp_path, [judged("a/1.mp4", "fake", 0.9), judged("b/1.mp4", "real", 0.1)])
+    assert report.clip_scores and report.clip_scores.auc == 1.0
+    with (tmp_path / "detailed_results.csv").open(newline="") as file:
+        found = [(row["video_name"], row["correct"]) for row in csv.DictReader(file)]
+    assert found == [("a/1.mp4", "true"), ("b/1.mp4", "true")]
+    with pytest.raises(ValueError, match="two clips have the same name"):
+        write(tmp_path, [judged("a/1.mp4", "fake", 0.9), judged("a/1.mp4", "real", 0.1)])
+
+
+def test_crop_scores_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
+    row = judged("a.mp4", "fake", 0.9)
+    crops = [CropScore(0, 0.0, 0, (0, 0, 1, 1), 0.9, None)]
+    report = write(tmp_path, [replace(row, crops=crops)])
+    assert (tmp_path / "crop_scores.parquet").is_file()
+    assert report.crop_scores and report.crop_scores.n == 1
+    assert write(tmp_path, [row]).crop_scores is None
+    assert not (tmp_path / "crop_scores.parquet").exists()
 
 
 def test_a_clip_is_judged_or_failed() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from genconvit.config import DecisionSettings
 from genconvit.evaluate.aggregate import decide
 from genconvit.evaluate.pages import clock
 from genconvit.evaluate.verdict_page import JudgedClip, write_verdict_page
+from genconvit.explain import evidence_for
+from genconvit.predict import load_detector
 from genconvit.verdict import TimelinePoint
 
 
@@ -94,6 +97,40 @@ def test_scores_are_drawn_at_their_height(tmp_path: Path) -> None:
     lines = re.findall(r'class="line" x1="(.+?)%" y1="(.+?)" x2="(.+?)%" y2="(.+?)"', page)
     numbers = [tuple(map(float, line)) for line in lines]
     assert numbers == [(0, 180, 50, 0), (50, 0, 100, 135)]
+
+
+def test_intervals_are_marked_below_the_time_axis_and_listed(tmp_path: Path) -> None:
+    scores = {second: {0: 0.1, 1: 0.1} for second in range(17)}
+    for second in range(4, 9):
+        scores[second][1] = 0.95
+    page = page_of(tmp_path, judged("talk.mp4", scores))
+    [(x, width)] = re.findall(r'class="span c1" x="(.+?)%" width="(.+?)%"', page)
+    start, end = float(x) * 16 / 100, (float(x) + float(width)) * 16 / 100
+    assert (start, end) == pytest.approx((3.5, 8.5))
+    assert "Track 1 looks manipulated from 3.5 s to 8.5 s" in page
+    assert "Where it looks manipulated" in page
+
+
+def test_where_frames_lie_too_far_apart_it_says_that_none_were_sought(tmp_path: Path) -> None:
+    scores = {second: {0: 0.9} for second in range(0, 24, 3)}
+    page = page_of(tmp_path, judged("talk.mp4", scores))
+    assert "No intervals were sought: the sampled frames lie 3.0 s apart" in page
+    assert 'class="span' not in page
+
+
+def test_evidence_is_shown_with_its_check(tmp_path: Path, detector: Path, clips: Path) -> None:
+    judge = load_detector(detector, "cpu")
+    verdict, jpegs = judge.judge_with_crops(sorted(clips.parent.glob("test/fake/*"))[0])
+    evidence = evidence_for(judge, verdict, jpegs, count=1)
+    page = page_of(tmp_path, JudgedClip(verdict, jpegs, evidence))
+    shown = re.sub(r"\s+", " ", page)
+    for crop in evidence.crops:
+        assert crop.findings.check.sentence in html.unescape(shown)
+        assert crop.findings.agreement.sentence in html.unescape(shown)
+        assert f"what speaks for {crop.findings.speaks_for}" in shown
+    assert evidence.sentence() in shown
+    assert shown.count("reconstruction error of") >= 2 * len(evidence.crops)
+    assert "Evidence" not in page_of(tmp_path, JudgedClip(verdict, jpegs))
 
 
 def test_a_still_image_has_a_crop_but_no_timeline(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from rich.console import Console
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.aggregate import judge
 from genconvit.evaluate.bootstrap import Estimate
-from genconvit.evaluate.comparison import comparison_tables, write_comparison
-from genconvit.evaluate.comparison_results import ComparisonReport, Variant, VariantRun
+from genconvit.evaluate.comparison.report import comparison_tables, write_comparison
+from genconvit.evaluate.comparison.results import ComparisonReport, Variant, VariantRun
+from genconvit.evaluate.evaluated import EvaluatedClip
 from genconvit.evaluate.metrics import clip_metrics
-from genconvit.evaluate.report import EvaluatedClip
 from genconvit.verdict import Verdict
 
 LONG = "v2,attention=false,fusion=concat"
@@ -193,6 +193,20 @@ def test_a_clip_that_one_run_failed_on_is_left_out_for_all(tmp_path: Path) -> No
     )
     assert report.variants[0].metrics.auc.value == metrics.auc
     assert sum(sum(counts.values()) for counts in report.variants[1].confusion.values()) == 156
+
+
+def test_groups_are_drawn_whole(tmp_path: Path) -> None:
+    plain = variant("a", 0.5)
+    grouped = replace(
+        plain,
+        runs=[
+            replace(run, rows=[replace(r, group=str(i // 8)) for i, r in enumerate(run.rows)])
+            for run in plain.runs
+        ],
+    )
+    found = [write(tmp_path / name, [v]).variants[0] for name, v in (("p", plain), ("g", grouped))]
+    assert found[0].metrics.auc.value == found[1].metrics.auc.value
+    assert found[0].metrics.auc.low != found[1].metrics.auc.low
 
 
 def test_one_class_and_no_shared_clip_are_undefined(tmp_path: Path) -> None:

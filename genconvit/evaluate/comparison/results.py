@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.bootstrap import Estimates
-from genconvit.evaluate.report import EvaluatedClip
+from genconvit.evaluate.evaluated import EvaluatedClip
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ComparisonReport(BaseModel):
     fake: int
     real: int
     seeds: list[int]
-    draws: int = Field(description="Sets of clips behind the 95 % intervals.")
+    draws: int = Field(description="Draws of groups of clips behind the 95 % intervals.")
     decision: DecisionSettings
     device: str = Field(description="Where the costs were measured.")
     variants: list[VariantResult]

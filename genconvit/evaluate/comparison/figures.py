@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from genconvit.evaluate.bootstrap import Estimate
-from genconvit.evaluate.comparison_results import ComparisonReport
-from genconvit.evaluate.comparison_text import MAIN, TITLES, cost, wrapped
+from genconvit.evaluate.comparison.results import ComparisonReport
+from genconvit.evaluate.comparison.text import MAIN, TITLES, cost, wrapped
 from genconvit.evaluate.figure import INK, save, style
 from genconvit.evaluate.metrics import ClipMetrics
 from genconvit.evaluate.plots import confusion_figure

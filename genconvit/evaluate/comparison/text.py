@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from genconvit.config import CLASSES
 from genconvit.evaluate.bootstrap import METRICS
-from genconvit.evaluate.comparison_results import ComparisonReport, Variant
+from genconvit.evaluate.comparison.results import ComparisonReport, Variant
 from genconvit.evaluate.metrics import VERDICTS
 from genconvit.evaluate.report import COLUMNS, csv_row
 
@@ -91,7 +91,8 @@ def markdown(report: ComparisonReport) -> str:
         parts += [first, _table(["Variant", *titles], differences)]
     about = (
         f"{report.clips} clips ({report.fake} fake, {report.real} real), {report.about}. "
-        f"Costs on {report.device}. In brackets: 95 % intervals, paired bootstrap over clips."
+        f"Costs on {report.device}. In brackets: 95 % intervals, paired bootstrap over groups of "
+        "clips."
     )
     parts.append(_escaped(about))
     parts.append(_bullets([*failures(report), *report.notes]))

@@ -19,9 +19,9 @@ from genconvit.evaluate.bootstrap import (
     Estimates,
     compare_variants,
 )
-from genconvit.evaluate.comparison_figures import draw_comparison
-from genconvit.evaluate.comparison_results import ComparisonReport, Variant, VariantResult
-from genconvit.evaluate.comparison_text import (
+from genconvit.evaluate.comparison.figures import draw_comparison
+from genconvit.evaluate.comparison.results import ComparisonReport, Variant, VariantResult
+from genconvit.evaluate.comparison.text import (
     MAIN,
     TITLES,
     comparison_csv,
@@ -77,8 +77,8 @@ def write_comparison(
     """
     if len({variant.slug for variant in variants}) < len(variants):
         raise ValueError("two variants have the same slug")
-    labels, verdicts, left_out = _shared_clips(variants)
-    compared = compare_variants(list(labels.values()), list(verdicts.values()))
+    labels, groups, verdicts, left_out = _shared_clips(variants)
+    compared = compare_variants(list(labels.values()), list(verdicts.values()), groups)
     results = dict(zip(verdicts, compared, strict=True))
     pooled = {
         slug: clip_metrics(list(labels.values()) * len(runs), [v for run in runs for v in run])
@@ -152,11 +152,12 @@ def _table(first: str, *others: str, title: Text) -> Table:
 
 def _shared_clips(
     variants: Sequence[Variant],
-) -> tuple[dict[str, str], dict[str, list[list[Verdict]]], list[str]]:
+) -> tuple[dict[str, str], list[str], dict[str, list[list[Verdict]]], list[str]]:
     """The clips that all runs judged.
 
     Returns:
-        Their labels by name, their verdicts by slug, run and clip, and what was left out and why.
+        Their labels by name, their groups, their verdicts by slug, run and clip, and what was left
+        out and why.
     """
     runs = {
         variant.slug: [{row.name: row for row in run.rows} for run in variant.runs]
@@ -171,6 +172,7 @@ def _shared_clips(
         slug: [[v for name in labels if (v := rows[name].verdict)] for rows in each]
         for slug, each in runs.items()
     }
+    groups = [every[0][name].group for name in labels]
     failed, unlabelled = len(names) - len(judged), len(judged) - len(labels)
     notes = []
     if failed:
@@ -180,7 +182,7 @@ def _shared_clips(
         )
     if unlabelled:
         notes.append(f"{unlabelled} of {len(names)} clips have no label and are in no figure.")
-    return labels, verdicts, notes
+    return labels, groups, verdicts, notes
 
 
 def _result(

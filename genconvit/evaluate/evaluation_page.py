@@ -1,0 +1,52 @@
+"""The page of an evaluation: one HTML file with everything inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genconvit.evaluate.aggregations import CHOOSE
+from genconvit.evaluate.cases import HEIGHT, WIDTH, Case
+from genconvit.evaluate.evaluated import EvaluatedClip
+from genconvit.evaluate.evaluation import EvaluationReport
+from genconvit.evaluate.evaluation_tables import NAMES
+from genconvit.evaluate.evaluation_text import summary
+from genconvit.evaluate.pages import data_uri, facts, render
+from genconvit.evaluate.score_metrics import FIGURES
+
+TITLES = {"roc_curve": "ROC curve", "det_curve": "Detection errors", "group_auc": "AUC of groups"}
+"""Of figures whose files are not called what they show."""
+
+
+def evaluation_page(
+    report: EvaluationReport,
+    rows: Sequence[EvaluatedClip],
+    figures: Sequence[Path],
+    worst: Sequence[Case],
+) -> str:
+    """The HTML.
+
+    Args:
+        report: The figures.
+        rows: The clips behind it.
+        figures: PNG files, which it takes in.
+        worst: The clips to show.
+    """
+    return render(
+        "report.html",
+        report=report,
+        summary=summary(report),
+        rows=rows,
+        worst=worst,
+        convincing=sum(each["check"]["passes"] for each in report.evidence),
+        width=WIDTH,
+        height=HEIGHT,
+        choose=CHOOSE,
+        figure_names=[(NAMES.get(name, name), name) for name in FIGURES],
+        figures=[(_title(path), data_uri(path.read_bytes(), "image/png")) for path in figures],
+        facts=facts(report.detector | {"decision": report.decision.model_dump()}),
+    )
+
+
+def _title(path: Path) -> str:
+    return TITLES.get(path.stem, path.stem.replace("_", " ").capitalize())
