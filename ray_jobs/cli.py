@@ -13,11 +13,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import typer
 
 from genconvit.errors import UserError
-from ray_jobs import cli_bench, cli_data
+from ray_jobs import cli_bench, cli_data, cli_judge
 from ray_jobs.failures import user_error_in
 from ray_jobs.options import (
     COMMON,
-    DECISION,
     NETWORK,
     SAMPLING,
     STREAM,
@@ -29,7 +28,6 @@ from ray_jobs.options import (
     Json,
     Model,
     OutFolder,
-    parse_seeds,
     split_overrides,
     with_settings,
 )
@@ -42,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_data.app)
+app.add_typer(cli_judge.app)
 app.add_typer(cli_bench.app, name="bench", no_args_is_help=True)
 
 
@@ -89,119 +88,6 @@ def tune(
         resume_sweep(resume, data, given, out, Output(json), allow_leakage)
     else:
         job(data, given.settings(), out, Output(json), allow_leakage=allow_leakage)
-
-
-@app.command()
-@with_settings(SAMPLING, DECISION)
-def evaluate(
-    model: Model,
-    video_dir: Annotated[
-        Path | None, typer.Option("--video-dir", help="Folder or CSV of clips.")
-    ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option("--ground-truth", help="CSV video_name,label.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Shards, instead of clips.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Split of --data.")] = "val",
-    out: OutFolder = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Crops a pass.")] = 32,
-    json: Json = False,
-    *,
-    given: Given,
-) -> None:
-    """Measure a detector on clips with known labels, or list its verdicts without."""
-    from ray_jobs.evaluate import evaluate as job
-
-    job(
-        model,
-        given,
-        Output(json),
-        video_dir=video_dir,
-        ground_truth=ground_truth,
-        data=data,
-        split=split,
-        out=out,
-        batch_size=batch_size,
-    )
-
-
-@app.command()
-@with_settings(TRAINING, {"--preset": "model.preset"}, SAMPLING, DECISION, positional=False)
-def compare(
-    variants: Annotated[
-        list[str],
-        typer.Option(
-            "--variants", help="ARCH[,SETTING=VALUE...] or a detector's folder; several may follow."
-        ),
-    ],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[VARIANT | SECTION.NAME=VALUE]...",
-            help="More variants, and settings that all have in common.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Shards, or a folder or CSV of clips.")
-    ] = None,
-    video_dir: Annotated[
-        Path | None, typer.Option("--video-dir", help="Clips to judge instead of a split.")
-    ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option("--ground-truth", help="CSV video_name,label.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Split of --data to judge; test, else val.")
-    ] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds to train with, as 0,1,2.")] = "0",
-    out: OutFolder = None,
-    allow_leakage: AllowLeakage = False,
-    json: Json = False,
-    *,
-    given: Given,
-) -> None:
-    """Train or load variants, judge the same clips with each, and compare them in one table."""
-    from ray_jobs.compare import compare as job
-
-    names, assignments = split_overrides(more or [])
-    job(
-        [*variants, *names],
-        Given(given.config, given.assignments + assignments),
-        Output(json),
-        data=data,
-        video_dir=video_dir,
-        ground_truth=ground_truth,
-        seeds=parse_seeds(seeds),
-        split=split,
-        out=out,
-        allow_leakage=allow_leakage,
-    )
-
-
-@app.command()
-@with_settings(SAMPLING, DECISION, positional=False)
-def predict(
-    model: Model,
-    clips: Annotated[list[str], typer.Argument(help="Clips, images or folders of them.")],
-    out: OutFolder = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    json: Json = False,
-    *,
-    given: Given,
-) -> None:
-    """Judge clips: FAKE, REAL or UNDECIDED, with the reason and a timeline."""
-    from ray_jobs.predict import predict as job
-
-    files, assignments = split_overrides(clips)
-    job(
-        model,
-        files,
-        Given(given.config, given.assignments + assignments),
-        out,
-        device,
-        Output(json),
-    )
 
 
 @app.command()

@@ -10,7 +10,7 @@ from genconvit.errors import UserError
 from ray_jobs.options import SAMPLING, STREAM, Given, Json, OutFolder, with_settings
 from ray_jobs.output import Output
 
-app = typer.Typer(help="Measure this machine: extraction, reading of crops, training.")
+app = typer.Typer(help="Measure this machine: extraction, reading of crops, training, verdicts.")
 
 
 @app.command()
@@ -68,6 +68,34 @@ def extract(
     from ray_jobs.bench_extract import bench_extract
 
     bench_extract(source, given.settings(), Output(json), single=single, out=out)
+
+
+@app.command()
+@with_settings(SAMPLING, {"--preset": "model.preset"}, positional=False)
+def predict(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[CLIPS]", help="Folder or list of clips; by default made-up ones."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A detector; by default an untrained one, which is as fast."),
+    ] = None,
+    single: Annotated[
+        int, typer.Option("--single", min=1, help="Clips that one process alone is timed on.")
+    ] = 4,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="How often it judges each of them.")
+    ] = 5,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Time verdicts step by step in one process, and on the whole cluster."""
+    from ray_jobs.bench_predict import bench_predict
+
+    bench_predict(source, model, given, Output(json), single=single, rounds=rounds, out=out)
 
 
 @app.command()

@@ -23,10 +23,10 @@ from genconvit.data.shards import (
 )
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
-from genconvit.evaluate import comparison_results
-from genconvit.evaluate.comparison import comparison_tables, write_comparison
-from genconvit.evaluate.comparison_results import ComparisonReport, VariantRun
-from genconvit.evaluate.report import EvaluatedClip
+from genconvit.evaluate.comparison import results as comparison_results
+from genconvit.evaluate.comparison.report import comparison_tables, write_comparison
+from genconvit.evaluate.comparison.results import ComparisonReport, VariantRun
+from genconvit.evaluate.evaluated import EvaluatedClip
 from genconvit.footprint import footprint
 from genconvit.overrides import Assignment, resolve_settings
 from genconvit.predict import CROPS_A_PASS, load_detector
@@ -311,15 +311,17 @@ def _notes(
             "over clips alone; --seeds 0,1,2 trains three times."
         )
     if dataset is not None and split is not None:
-        knowing = [
-            plan[0].variant
-            for plan in plans
-            if plan[0].detector in judged
-            and knows_split(read_info(plan[0].detector), dataset, split)
-        ]
-        what = "were trained on" if split == "train" else "were chosen by"
-        if knowing:
-            notes.append(f"These {what} the {split} split, which flatters: {'; '.join(knowing)}.")
+        for how in ("trained on", "chosen by"):
+            knowing = [
+                plan[0].variant
+                for plan in plans
+                if plan[0].detector in judged
+                and knows_split(read_info(plan[0].detector), dataset, split) == how
+            ]
+            if knowing:
+                notes.append(
+                    f"These were {how} the {split} split, which flatters: {'; '.join(knowing)}."
+                )
     runs_with_face = Counter(name for rows in judged.values() for name in _with_face(rows))
     partly = sum(count < len(judged) for count in runs_with_face.values())
     if partly:

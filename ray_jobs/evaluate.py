@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,13 +11,11 @@ from typing import Any
 
 import ray
 import ray.data
-from rich.table import Table
 
 from genconvit.checkpoint import DetectorInfo, load_network
-from genconvit.config import CLASSES, DecisionSettings, PreprocessSettings, SamplingSettings
+from genconvit.config import CLASSES, DecisionSettings, SamplingSettings
 from genconvit.data.catalog import Clip, attach_labels, find_clips
 from genconvit.data.clip_table import ClipRecord
-from genconvit.data.crops import extract_crops
 from genconvit.data.detectors import with_detector_digest
 from genconvit.data.plan import CHUNK_ROWS, chunks, load_chunk, whole
 from genconvit.data.shards import (
@@ -27,15 +24,18 @@ from genconvit.data.shards import (
     open_dataset,
     refuse_other_crops,
 )
-from genconvit.errors import ClipError, UserError
-from genconvit.evaluate.aggregate import decide
-from genconvit.evaluate.report import EvaluatedClip, EvaluationReport, write_evaluation
-from genconvit.evaluate.terminal import metrics_table
+from genconvit.errors import UserError
+from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
+from genconvit.evaluate.evaluation import EvaluationReport
+from genconvit.evaluate.report import write_evaluation
 from genconvit.predict import load_detector
 from genconvit.storage import absolute
-from genconvit.verdict import TimelinePoint, Verdict
 from ray_jobs.cluster import connected
-from ray_jobs.extract_tasks import local_copy
+from ray_jobs.evaluate_scores import command_of, show, stated_fit
+from ray_jobs.evidence import explainer
+from ray_jobs.extract_tasks import Task
+from ray_jobs.faces import faces_of_clips, faces_of_shards
+from ray_jobs.judge_clips import Judged, Scoring, judge_clips
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 
@@ -53,6 +53,7 @@ def evaluate(
     split: str = "val",
     out: Path | None = None,
     batch_size: int = 32,
+    explain: bool = False,
 ) -> EvaluationReport:
     """Judges many clips and writes metrics, figures and a page.
 
@@ -66,6 +67,7 @@ def evaluate(
         split: Split of `data`.
         out: Folder for the results; by default a new one below `runs/`.
         batch_size: Crops a pass through the network.
+        explain: The page explains a crop of each of the worst clips.
 
     Raises:
         UserError: Neither or both of `video_dir` and `data` are given, the shards were made for
@@ -79,30 +81,39 @@ def evaluate(
     settings = given.settings(base=info.settings())
     sampling, decision = settings.sampling, settings.decision
     out = out or new_out_folder("evaluate")
+    source = {"--video-dir": video_dir, "--ground-truth": ground_truth, "--data": data}
+    words = [str(word) for pair in source.items() if pair[1] for word in pair]
+    words += ["--split", split] if data is not None else []
+    command = command_of(["--model", model, *words], given)
     with connected(output) as ray_logs:
         judge = Judging(model, info, sampling, decision, batch_size, output)
         if data is not None:
             output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")
             rows = judge.shards(data, split)
+            faces = faces_of_shards(open_dataset(data), split)
         else:
             assert video_dir is not None
             clips = find_clips(video_dir)
             clips = attach_labels(clips, ground_truth) if ground_truth else clips
             output.say(f"Judging {len(clips)} clips. Ray's logs: {ray_logs}")
             rows = judge.clips(clips)
-    if not any(row.verdict for row in rows):
-        raise UserError(
-            f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
+            faces = faces_of_clips(clips, info.preprocess, sampling)
+        if not any(row.verdict for row in rows):
+            raise UserError(
+                f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
+            )
+        report = write_evaluation(
+            out,
+            rows,
+            info.summary(),
+            decision,
+            command,
+            _notes(info, data, split),
+            fit=stated_fit(info, decision),
+            faces=faces,
+            explain=explainer(model, decision, output) if explain else None,
         )
-    source = {"--video-dir": video_dir, "--ground-truth": ground_truth, "--data": data}
-    words = [str(word) for pair in source.items() if pair[1] for word in pair]
-    words += ["--split", split] if data is not None else []
-    overrides = [f"{item.name}={item.value}" for item in given.assignments]
-    command = shlex.join(["genconvit", "evaluate", "--model", model, *words, *overrides])
-    report = write_evaluation(
-        out, rows, info.summary(), decision, command, _notes(info, video_dir, data, split)
-    )
-    _show(report, rows, out, output)
+    show(report, out, output)
     return report
 
 
@@ -127,6 +138,7 @@ class Judging:
         batch_size: int,
         output: Output,
     ) -> None:
+        self.model, self.batch_size = model, batch_size
         self.info = info
         self.sampling = sampling
         self.decision = decision
@@ -143,32 +155,18 @@ class Judging:
 
     def clips(self, clips: list[Clip]) -> list[EvaluatedClip]:
         """Judges clips, each in one row."""
-        labels = {clip.name: clip.label for clip in clips}
-        items = [{"name": clip.name, "path": absolute(clip.path)} for clip in clips]
-        judged = (
-            ray.data.from_items(items, override_num_blocks=len(items))
-            .map_batches(
-                _crop_clip,
-                batch_size=1,
-                fn_kwargs={
-                    "preprocess": with_detector_digest(self.info.preprocess),
-                    "sampling": self.sampling,
-                },
-            )
-            .map_batches(
-                _ClipScorer,
-                **{**self.scorer, "fn_kwargs": {"decision": self.decision}},
-            )
+        scoring = Scoring(
+            self.model,
+            with_detector_digest(self.info.preprocess),
+            self.sampling,
+            self.decision,
+            batch_size=self.batch_size,
         )
-        rows = {
-            row["name"]: EvaluatedClip(
-                name=row["name"],
-                label=labels[row["name"]],
-                verdict=Verdict.model_validate_json(row["verdict"]) if row["verdict"] else None,
-                failure=row["failure"] or None,
-            )
-            for row in self._shown(judged, len(items))
-        }
+        rows: dict[str, EvaluatedClip] = {}
+        with self.output.bar("judging", total=len(clips)) as bar:
+            for some in judge_clips([Task(clip) for clip in clips], scoring):
+                rows |= {judged.task.clip.name: _row(judged) for judged in some}
+                bar.advance(count=len(some))
         return [rows[clip.name] for clip in clips]
 
     def shards(self, data: str | Path, split: str) -> list[EvaluatedClip]:
@@ -183,36 +181,33 @@ class Judging:
         scored = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": size})
-            .map_batches(
-                _CropScorer,
-                **{**self.scorer, "batch_size": CHUNK_ROWS},
-                fn_kwargs={"decision": self.decision},
-            )
+            .map_batches(_CropScorer, **{**self.scorer, "batch_size": CHUNK_ROWS})
         )
-        points: dict[str, list[TimelinePoint]] = defaultdict(list)
+        crops: dict[str, list[CropScore]] = defaultdict(list)
         labels: dict[str, str] = {}
         for row in self._shown(scored, sum(len(chunk) for chunk in planned)):
             labels[row["video_id"]] = CLASSES[int(row["label"])]
-            points[row["video_id"]].append(TimelinePoint.model_validate_json(row["point"]))
+            crops[row["video_id"]].append(pickle.loads(row["crop"]))
+        records = {record.name: record for record in dataset.clips() if record.split == split}
         rows = []
-        for name in sorted(points):
-            timeline = sorted(points[name], key=lambda point: (point.frame_index, point.track))
-            frames = len({point.frame_index for point in timeline})
-            verdict = decide(name, timeline, frames, self.decision)
-            rows.append(EvaluatedClip(name, labels[name], verdict, None))
-        rows += [
-            self._without_crops(record)
-            for record in dataset.clips()
-            if record.split == split and record.failure_kind
-        ]
+        for name in sorted(crops):
+            record = records.get(name) or ClipRecord(name)
+            scores = sorted(crops[name], key=lambda crop: (crop.frame_index, crop.track))
+            verdict = decide_crops(
+                name, scores, len({crop.frame_index for crop in scores}), self.decision
+            )
+            about = (record.group, record.method, record.source)
+            rows.append(EvaluatedClip(name, labels[name], verdict, None, *about, crops=scores))
+        rows += [self._without_crops(each) for each in records.values() if each.failure_kind]
         return rows
 
     def _without_crops(self, record: ClipRecord) -> EvaluatedClip:
         """A clip that is not in the shards: undecided without a face, else failed."""
         name, frames = record.name, record.frames_sampled
-        if frames:
-            return EvaluatedClip(name, record.label, decide(name, [], frames, self.decision), None)
-        return EvaluatedClip(name, record.label, None, record.failure)
+        verdict = decide_crops(name, [], frames, self.decision) if frames else None
+        failure = None if frames else record.failure
+        about = (record.group, record.method, record.source)
+        return EvaluatedClip(name, record.label, verdict, failure, *about)
 
     def _shown(self, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
         with self.output.bar("judging", total=total) as bar:
@@ -221,38 +216,12 @@ class Judging:
                 yield row
 
 
-def _crop_clip(
-    batch: dict[str, Any], preprocess: PreprocessSettings, sampling: SamplingSettings
-) -> dict[str, Any]:
-    """Runs in a Ray task: the crops of one clip, or why there are none."""
-    found, failure = None, ""
-    try:
-        with local_copy(batch["path"][0]) as path:
-            found = extract_crops(path, preprocess, sampling)
-    except ClipError as error:
-        failure = str(error)
-    except Exception as error:  # one clip that breaks a library must not end the others
-        failure = f"{type(error).__name__}: {error}"
-    return {"name": batch["name"], "crops": [pickle.dumps(found)], "failure": [failure]}
-
-
-class _ClipScorer:
-    """Runs in a Ray actor: crops to verdicts."""
-
-    def __init__(self, model: str, batch_size: int) -> None:
-        self.detector = load_detector(model)
-        self.batch_size = batch_size
-
-    def __call__(self, batch: dict[str, Any], decision: DecisionSettings) -> dict[str, Any]:
-        """One clip a batch."""
-        verdict = ""
-        found = pickle.loads(batch["crops"][0])
-        if found is not None:
-            judged, _ = self.detector.judge_crops(
-                batch["name"][0], found, decision, batch_size=self.batch_size
-            )
-            verdict = judged.model_dump_json()
-        return {"name": batch["name"], "verdict": [verdict], "failure": batch["failure"]}
+def _row(judged: Judged) -> EvaluatedClip:
+    clip = judged.task.clip
+    columns = {**clip.columns, "split": clip.split} if clip.split else clip.columns
+    about = (clip.group, clip.method, clip.source, columns)
+    failure = judged.failure or None
+    return EvaluatedClip(clip.name, clip.label, judged.verdict, failure, *about, judged.crops)
 
 
 def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
@@ -264,57 +233,42 @@ class _CropScorer:
     """Runs in a Ray actor: decoded crops to scores."""
 
     def __init__(self, model: str, batch_size: int) -> None:
-        self.detector = load_detector(model)
+        self.detector = load_detector(model, fast=True)
         self.batch_size = batch_size
 
-    def __call__(self, batch: dict[str, Any], decision: DecisionSettings) -> dict[str, Any]:
-        """A point of a timeline for each crop."""
-        logits_BRK = self.detector.logits(batch["image"], self.batch_size)
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A score for each crop."""
         columns = (batch["frame_index"], batch["time_s"], batch["track"], batch["box"].tolist())
-        points = [
-            self.detector.point(
-                int(frame), float(time_s), int(track), (x0, y0, x1, y1), rows_RK, decision
-            ).model_dump_json()
-            for frame, time_s, track, (x0, y0, x1, y1), rows_RK in zip(
-                *columns, logits_BRK, strict=True
-            )
+        places = [
+            (int(frame), float(time_s), int(track), (x0, y0, x1, y1))
+            for frame, time_s, track, (x0, y0, x1, y1) in zip(*columns, strict=True)
         ]
-        return {"video_id": batch["video_id"], "label": batch["label"], "point": points}
+        logits_BRK = self.detector.logits(batch["image"], self.batch_size)
+        crops = [
+            pickle.dumps(CropScore.of(*place, rows_RK, self.detector.temperature))
+            for place, rows_RK in zip(places, logits_BRK, strict=True)
+        ]
+        return {"video_id": batch["video_id"], "label": batch["label"], "crop": crops}
 
 
-def _notes(info: DetectorInfo, video_dir: Path | None, data: Path | None, split: str) -> list[str]:
+def _notes(info: DetectorInfo, data: Path | None, split: str) -> list[str]:
     if data is None:
         return []
     notes = [
         f"Judged by the crops in {data}, split {split}: frames without a face are not counted."
     ]
-    if knows_split(info, open_dataset(data), split):
-        what = "was trained on this split" if split == "train" else "was chosen by this split"
-        notes.append(f"This detector {what}, so these figures flatter it.")
+    knows = knows_split(info, open_dataset(data), split)
+    if knows:
+        notes.append(f"This detector was {knows} this split, so these figures flatter it.")
     return notes
 
 
-def knows_split(info: DetectorInfo, dataset: FrameDataset, split: str) -> bool:
-    """Whether a detector was trained on, or chosen by, the clips of a split."""
-    return split != "test" and info.data_digest == dataset.digest
-
-
-def _show(report: EvaluationReport, rows: list[EvaluatedClip], out: Path, output: Output) -> None:
-    if report.metrics is not None:
-        output.say(metrics_table(report.metrics))
-        if report.frame_auc is not None:
-            output.say(f"frame-level AUC {report.frame_auc:.4f}")
-    else:
-        table = Table("verdict", "clips", title="No labels: verdicts only")
-        for word, count in report.verdicts.items():
-            table.add_row(word, str(count))
-        output.say(table)
-    for note in report.notes:
-        output.say(f"note: {note}")
-    for failure in report.failures[:20]:
-        output.warn(f"{failure.clip}: {failure.reason}")
-    output.say(f"Report: {out / 'report.html'}")
-    output.emit({"event": "evaluated", "out": str(out), **report.model_dump(mode="json")})
+def knows_split(info: DetectorInfo, dataset: FrameDataset, split: str) -> str:
+    """How a detector knows the clips of a split: "trained on", "chosen by", or not, then empty."""
+    if split == "test" or info.data_digest != dataset.digest:
+        return ""
+    trained = split == "train" or info.training.get("train_on_val")
+    return "trained on" if trained else "chosen by"
 
 
 if __name__ == "__main__":

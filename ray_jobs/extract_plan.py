@@ -88,7 +88,7 @@ class Request:
 def make_request(clips: list[Clip], settings: Settings, root: Folder) -> Request:
     """Plans the extraction of clips that have labels and splits."""
     recipe = Request.digest([settings.preprocess.identity(), settings.sampling.identity()])
-    stamps = _stamps(clips)
+    stamps = file_stamps(clips)
     tasks = [Task(clip, *stamp) for clip, stamp in zip(clips, stamps, strict=True)]
     tasks += [
         replace(task, clip=replace(task.clip, name=task.clip.name + BLENDED, label="fake",
@@ -219,7 +219,7 @@ def _drawn(name: str, settings: Settings) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < settings.extract.self_blend
 
 
-def _stamps(clips: list[Clip]) -> list[tuple[int, int]]:
+def file_stamps(clips: list[Clip]) -> list[tuple[int, int]]:
     """Size and time of change of every clip's file; zeros where there is none."""
     with ThreadPool(STAT_THREADS) as pool:
         return pool.map(lambda clip: _stamp(clip.path), clips, chunksize=256)

@@ -115,18 +115,9 @@ def extract_part(
     folder = Folder(work)
     if folder.has(name):  # the process died after it
         return _result(read_note(folder.at(name)))
-    begun_before = ray.get(watch.begin_part.remote(name))
-    if begun_before > DEATHS * len(tasks) + SPARE_DEATHS:
-        raise RuntimeError(
-            f"{begun_before} processes died over {tasks[0].clip.name} and its neighbours, and not "
-            "while they read a clip; look for the cause in Ray's logs"
-        )
     with folder.written(name) as aside:
         writer = PartWriter(aside)
-        for task in tasks:
-            deaths = watch.begin.remote(task.clip.name)
-            # To wait for an answer lets another process have the CPU: only after a death.
-            died = begun_before > 0 and ray.get(deaths) >= DEATHS
+        for task, died in begun(name, tasks, watch):
             record = _extract_clip(task, writer, settings, crops_of, died)
             event = {
                 "clip": record.name,
@@ -139,6 +130,36 @@ def extract_part(
     return _result(read_note(folder.at(name)))
 
 
+def begun(part: str, tasks: Sequence[Task], watch: Any) -> Iterator[tuple[Task, bool]]:
+    """The clips of a part, one after the other, and whether `DEATHS` processes died in it already.
+
+    Args:
+        part: Its name.
+        tasks: Its clips.
+        watch: A `Watch`, which the caller tells of every clip that is finished.
+
+    Raises:
+        RuntimeError: Processes go on dying, and not while they read a clip.
+    """
+    begun_before = ray.get(watch.begin_part.remote(part))
+    if begun_before > DEATHS * len(tasks) + SPARE_DEATHS:
+        raise RuntimeError(
+            f"{begun_before} processes died over {tasks[0].clip.name} and its neighbours, and not "
+            "while they read a clip; look for the cause in Ray's logs"
+        )
+    for task in tasks:
+        deaths = watch.begin.remote(task.clip.name)
+        # To wait for an answer lets another process have the CPU: only after a death.
+        yield task, begun_before > 0 and ray.get(deaths) >= DEATHS
+
+
+def deadly(clip: Clip) -> ClipError:
+    """What becomes of a clip in which `DEATHS` processes died."""
+    return ClipError(
+        f"{clip.path} ended the process that read it, {DEATHS} times; look at it apart", "crashed"
+    )
+
+
 def _extract_clip(
     task: Task, writer: PartWriter, settings: Settings, crops_of: CropsOf, died: bool
 ) -> ClipRecord:
@@ -149,10 +170,7 @@ def _extract_clip(
     clip, counts, record = task.clip, CropCounts(), task.record()
     try:
         if died:
-            raise ClipError(
-                f"{clip.path} ended the process that read it, {DEATHS} times; look at it apart",
-                "crashed",
-            )
+            raise deadly(clip)
         with local_copy(clip.path) as path:
             record.content = content_of(path, "blended" if clip.name.endswith(BLENDED) else "")
             if task.content and record.content == task.content:

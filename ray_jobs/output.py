@@ -113,9 +113,9 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task(title, total=total, note="")
 
-    def advance(self, note: str = "") -> None:
-        """One more is done."""
-        self._progress.update(self._task, advance=1, note=note)
+    def advance(self, note: str = "", count: int = 1) -> None:
+        """So many more are done."""
+        self._progress.update(self._task, advance=count, note=note)
 
     def set(self, completed: int, total: int, title: str, note: str = "") -> None:
         """Shows another state."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from genconvit.data.catalog import find_clips
 from genconvit.data.detectors import with_detector_digest
 from genconvit.errors import ClipError, UserError
+from genconvit.evaluate.evidence.figure import write_evidence
+from genconvit.evaluate.pages import clock
 from genconvit.evaluate.terminal import verdict_panel
 from genconvit.evaluate.verdict_page import JudgedClip, write_verdict_page
+from genconvit.explain import ClipEvidence, evidence_for
 from genconvit.predict import load_detector
+from genconvit.verdict import Verdict
 from ray_jobs.options import Given
 from ray_jobs.output import Output
 
@@ -17,7 +22,14 @@ PAGE = "verdict.html"
 
 
 def predict(
-    model: str, inputs: list[str], given: Given, out: Path | None, device: str, output: Output
+    model: str,
+    inputs: list[str],
+    given: Given,
+    out: Path | None,
+    device: str,
+    output: Output,
+    *,
+    explain: bool = False,
 ) -> None:
     """Judges clips and images; prints each verdict as it comes, and writes an HTML page.
 
@@ -28,6 +40,7 @@ def predict(
         out: Folder for the page; none is written without it.
         device: `auto`, `cpu` or `cuda`.
         output: Where to tell of it.
+        explain: Explain the crops that decided most: numbers here, pictures in `out`.
 
     Raises:
         UserError: The detector cannot be loaded, or not one of the inputs can be judged.
@@ -57,9 +70,14 @@ def predict(
                 failures.append(str(error))
                 output.emit({"clip": clip, "error": str(error)})
             else:
-                judged.append(JudgedClip(verdict, crops))
                 output.say(verdict_panel(verdict, decision))
-                output.emit(verdict.model_dump(mode="json"))
+                told = verdict.model_dump(mode="json")
+                evidence = None
+                if explain:
+                    evidence = evidence_for(detector, verdict, crops, decision=decision)
+                    told["evidence"] = _told(evidence, verdict, out, output)
+                judged.append(JudgedClip(verdict, crops, evidence))
+                output.emit(told)
             bar.advance()
     if not judged:
         more = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
@@ -69,6 +87,21 @@ def predict(
     if out is not None:
         write_verdict_page(out / PAGE, judged, detector.info.summary(), decision)
         output.say(f"Page: {out / PAGE}")
+
+
+def _told(
+    evidence: ClipEvidence, verdict: Verdict, out: Path | None, output: Output
+) -> list[dict[str, Any]]:
+    """The evidence in numbers, and the names of its pictures where there is a folder for them."""
+    pictures = write_evidence(out, verdict.clip, evidence) if out is not None else []
+    found = []
+    for place, (point, crop) in enumerate(zip(evidence.points, evidence.crops, strict=True)):
+        where = {"track": point.track, "frame_index": point.frame_index, "time_s": point.time_s}
+        picture = {"picture": pictures[place]} if pictures else {}
+        found.append({**where, **crop.findings.model_dump(mode="json"), **picture})
+        said = f"{crop.findings.check.sentence} {crop.findings.agreement.sentence}"
+        output.say(f"  track {point.track}, {clock(point.time_s)}: {said}")
+    return found
 
 
 if __name__ == "__main__":

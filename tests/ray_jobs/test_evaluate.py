@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from genconvit.checkpoint import read_info
+from genconvit.config import DecisionSettings, SamplingSettings
 from genconvit.data.clip_table import ClipRecord, write_clip_table
 from genconvit.data.shards import open_dataset
 from genconvit.folder import Folder
+from genconvit.predict import load_detector
 from ray_jobs.cli import main
+from ray_jobs.evaluate import knows_split
 
 pytestmark = pytest.mark.usefixtures("cluster")
 FIGURES = {
@@ -19,6 +23,13 @@ FIGURES = {
     "precision_recall_curve.png",
     "confidence_distribution.png",
     "prediction_distribution.png",
+    "det_curve.png",
+    "reliability_diagram.png",
+    "group_auc.png",
+}
+FILES = {
+    *("evaluation_report.json", "detailed_results.csv", "report.html"),
+    *("scores.csv", "scores.parquet", "crop_scores.parquet"),
 }
 
 
@@ -61,12 +72,11 @@ def test_shards_are_judged_as_the_clips_they_are_of(
         )
         assert row["label"] == in_shards[name]["label"]
     for out in ("a", "b"):
-        expected = FIGURES | {"evaluation_report.json", "detailed_results.csv", "report.html"}
-        assert names(tmp_path / out) == expected
+        assert names(tmp_path / out) == FIGURES | FILES
     report = json.loads((tmp_path / "b" / "evaluation_report.json").read_text())
     assert report["clips"] == 40
     assert report["metrics"]["auc"] is not None
-    assert report["frame_auc"] is not None
+    assert report["crop_scores"]["auc"] is not None
 
 
 def test_labels_come_from_a_table_and_failures_are_listed(
@@ -96,9 +106,7 @@ def test_without_labels_there_are_predictions_only(
     folder.mkdir()
     shutil.copy(sorted(clips.parent.glob("val/real/*"))[0], folder / "a.avi")
     evaluate("--model", detector, "--video-dir", folder, "--out", tmp_path / "out")
-    assert names(tmp_path / "out") == {
-        "evaluation_report.json", "detailed_results.csv", "report.html",
-    }  # fmt: skip
+    assert names(tmp_path / "out") == FILES
     assert details(tmp_path / "out")[0]["probability_fake"]
 
 
@@ -124,6 +132,7 @@ def test_a_clip_without_a_face_is_undecided_in_shards_too(
     ("arguments", "message"),
     [
         ([], "either --video-dir"),
+        (["--scores", "x.csv", "--data", "DATASET"], "leave --video-dir and --data out"),
         (["--data", "DATASET", "--video-dir", "x"], "either --video-dir"),
         (["--data", "DATASET", "--ground-truth", "x.csv"], "goes with --video-dir"),
         (["--data", "DATASET", "--split", "validation"], "splits are train, val, test"),
@@ -143,6 +152,57 @@ def test_wrong_input_ends_with_one_sentence_and_2(
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_evaluation_judges_as_predict_does_and_its_crop_scores_repeat_it(
+    clips: Path, detector: Path, tmp_path: Path
+) -> None:
+    few = clips.with_name("four.csv")
+    header, *lines = clips.read_text().splitlines()
+    picked = [line for line in lines if line.startswith("test/")][:4]
+    few.write_text("\n".join([header + ",codec", *(f"{line},h264" for line in picked)]))
+    options = ["--frames", "2", "--threshold", "0.4"]
+    evaluate("--model", detector, "--video-dir", few, "--out", tmp_path / "a", *options)
+    evaluate(
+        "--scores", tmp_path / "a" / "crop_scores.parquet", "--model", detector,
+        "--threshold", "0.4", "--out", tmp_path / "b",
+    )  # fmt: skip
+    judge = load_detector(detector).judge
+    sampling, decision = SamplingSettings(frames=2), DecisionSettings(threshold=0.4)
+    for first, again in zip(details(tmp_path / "a"), details(tmp_path / "b"), strict=True):
+        verdict = judge(clips.parent / first["video_name"], sampling=sampling, decision=decision)
+        assert first["verdict"] == verdict.verdict
+        assert float(first["probability_fake"]) == pytest.approx(verdict.probability_fake, abs=1e-6)
+        assert first == again
+    one, two = (
+        json.loads((tmp_path / out / "evaluation_report.json").read_text()) for out in ("a", "b")
+    )
+    for part in ("metrics", "clip_scores", "crop_scores", "subgroups", "aggregations"):
+        assert one[part] == two[part]
+    assert one["aggregations"][-1]["name"] == "original"
+    with (tmp_path / "a" / "scores.csv").open() as file:
+        assert {row["codec"] for row in csv.DictReader(file)} == {"h264"}
+
+
+@pytest.mark.parametrize(
+    ("split", "training", "knows"),
+    [
+        ("train", {}, "trained on"),
+        ("val", {}, "chosen by"),
+        ("val", {"train_on_val": False}, "chosen by"),
+        ("val", {"train_on_val": True}, "trained on"),
+        ("test", {"train_on_val": True}, ""),
+    ],
+)
+def test_how_a_detector_knows_a_split(
+    dataset: Path, detector: Path, split: str, training: dict[str, bool], knows: str
+) -> None:
+    opened = open_dataset(dataset)
+    info = read_info(detector).model_copy(
+        update={"training": training, "data_digest": opened.digest}
+    )
+    assert knows_split(info, opened, split) == knows
+    assert not knows_split(info.model_copy(update={"data_digest": None}), opened, split)
 
 
 def test_shards_for_another_detector_are_refused(

@@ -70,6 +70,40 @@ def test_the_page_is_one_file_that_shows_the_crops(
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 
+def test_explained_verdicts_have_numbers_and_pictures(
+    capsys: pytest.CaptureFixture[str], detector: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "page"
+    given = ("--model", detector, folder / "good.avi", "--explain", "--out", out)
+    code, [verdict], _ = judge(capsys, *given)
+    assert code == 0
+    assert 1 <= len(verdict["evidence"]) <= 2
+    for crop in verdict["evidence"]:
+        assert crop["check"]["sentence"] and crop["agreement"]["sentence"]
+        assert crop["reconstruction_error"].keys() == {"ed", "vae"}
+        assert (out / crop["picture"]).read_bytes().startswith(b"\x89PNG")
+    text = (out / "verdict.html").read_text()
+    assert verdict["evidence"][0]["check"]["sentence"] in " ".join(text.split())
+
+
+def test_without_a_folder_an_explanation_is_numbers_alone(
+    capsys: pytest.CaptureFixture[str], detector: Path, folder: Path
+) -> None:
+    code, [verdict], _ = judge(capsys, "--model", detector, folder / "good.avi", "--explain")
+    assert code == 0
+    assert verdict["evidence"]
+    assert "picture" not in verdict["evidence"][0]
+
+
+def test_a_table_is_not_explained(
+    capsys: pytest.CaptureFixture[str], detector: Path, folder: Path, tmp_path: Path
+) -> None:
+    given = ("--model", detector, folder, "--explain", "--table", tmp_path / "table")
+    code, _, err = judge(capsys, *given)
+    assert code == 2
+    assert "--explain" in err and "--table" in err
+
+
 def test_the_threshold_can_be_moved(
     capsys: pytest.CaptureFixture[str], detector: Path, folder: Path
 ) -> None:
