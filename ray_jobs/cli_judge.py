@@ -103,6 +103,12 @@ def evaluate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Heat maps of the worst clips, with a check of them.")
     ] = False,
+    localisation: Annotated[
+        bool,
+        typer.Option(
+            "--localisation", help="Splice fake and real clips of a group; are the parts found?"
+        ),
+    ] = False,
     out: OutFolder = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Crops a pass.")] = 32,
     json: Json = False,
@@ -111,8 +117,10 @@ def evaluate(
 ) -> None:
     """Measure a detector on clips with known labels, or list its verdicts without."""
     output, models, datasets = Output(json), model or [], data or []
-    if explain and (robustness or matrix or scores is not None):
-        raise UserError("--explain is of one detector's verdicts; leave it out here.")
+    if (explain or localisation) and (robustness or matrix or scores is not None):
+        raise UserError(
+            "--explain and --localisation are of one detector's verdicts; leave them out here."
+        )
     if robustness or matrix:
         if robustness and matrix:
             raise UserError("give one of --robustness and --matrix.")
@@ -180,6 +188,7 @@ def evaluate(
         out=out,
         batch_size=batch_size,
         explain=explain,
+        localisation=localisation,
     )
 
 

@@ -27,6 +27,7 @@ from genconvit.data.shards import (
 from genconvit.errors import UserError
 from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
 from genconvit.evaluate.evaluation import EvaluationReport
+from genconvit.evaluate.localisation.localise import DENSE
 from genconvit.evaluate.report import write_evaluation
 from genconvit.predict import load_detector
 from genconvit.storage import absolute
@@ -36,6 +37,7 @@ from ray_jobs.evidence import explainer
 from ray_jobs.extract_tasks import Task
 from ray_jobs.faces import faces_of_clips, faces_of_shards
 from ray_jobs.judge_clips import Judged, Scoring, judge_clips
+from ray_jobs.localisation import measure_localisation, pairs_of
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 
@@ -54,6 +56,7 @@ def evaluate(
     out: Path | None = None,
     batch_size: int = 32,
     explain: bool = False,
+    localisation: bool = False,
 ) -> EvaluationReport:
     """Judges many clips and writes metrics, figures and a page.
 
@@ -68,6 +71,8 @@ def evaluate(
         out: Folder for the results; by default a new one below `runs/`.
         batch_size: Crops a pass through the network.
         explain: The page explains a crop of each of the worst clips.
+        localisation: Also judge clips spliced of fake and real ones, to see whether it finds the
+            forged parts.
 
     Raises:
         UserError: Neither or both of `video_dir` and `data` are given, the shards were made for
@@ -77,6 +82,8 @@ def evaluate(
         raise UserError("give either --video-dir with clips or --data with shards.")
     if data is not None and ground_truth is not None:
         raise UserError("--ground-truth goes with --video-dir; shards have their labels.")
+    if localisation and video_dir is None:
+        raise UserError("--localisation splices clips; give --video-dir with them, and no --data.")
     _, info = load_network(model)  # a bad detector is told here, not by a worker
     settings = given.settings(base=info.settings())
     sampling, decision = settings.sampling, settings.decision
@@ -84,6 +91,7 @@ def evaluate(
     source = {"--video-dir": video_dir, "--ground-truth": ground_truth, "--data": data}
     words = [str(word) for pair in source.items() if pair[1] for word in pair]
     words += ["--split", split] if data is not None else []
+    words += ["--explain"] * explain + ["--localisation"] * localisation
     command = command_of(["--model", model, *words], given)
     with connected(output) as ray_logs:
         judge = Judging(model, info, sampling, decision, batch_size, output)
@@ -95,6 +103,7 @@ def evaluate(
             assert video_dir is not None
             clips = find_clips(video_dir)
             clips = attach_labels(clips, ground_truth) if ground_truth else clips
+            pairs = pairs_of(clips) if localisation else []
             output.say(f"Judging {len(clips)} clips. Ray's logs: {ray_logs}")
             rows = judge.clips(clips)
             faces = faces_of_clips(clips, info.preprocess, sampling)
@@ -102,6 +111,10 @@ def evaluate(
             raise UserError(
                 f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
             )
+        where = None
+        if localisation:
+            dense = Judging(model, info, DENSE, decision, batch_size, output)
+            where = measure_localisation(pairs, dense.clips, out, settings.seed)
         report = write_evaluation(
             out,
             rows,
@@ -112,6 +125,7 @@ def evaluate(
             fit=stated_fit(info, decision),
             faces=faces,
             explain=explainer(model, decision, output) if explain else None,
+            localisation=where,
         )
     show(report, out, output)
     return report

@@ -14,6 +14,7 @@ from genconvit.evaluate.aggregations import CHOOSE, AggregationResult, compare_a
 from genconvit.evaluate.calibration.conformal import CoverageCheck, coverage_check
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.evaluated import EvaluatedClip
+from genconvit.evaluate.localisation.localise import LocalisationScores
 from genconvit.evaluate.metrics import VERDICTS, ClipMetrics, clip_metrics
 from genconvit.evaluate.resampling import DRAWS, measured_share
 from genconvit.evaluate.score_metrics import ScoreMetrics, score_metrics
@@ -61,6 +62,9 @@ class EvaluationReport(BaseModel):
         default_factory=list,
         description="Of the worst clips, where they were explained: the crop, and the findings of "
         "genconvit.explain with the check of its map.",
+    )
+    localisation: LocalisationScores | None = Field(
+        None, description="How well it finds the forged parts of spliced clips, where asked for."
     )
     draws: int = Field(DRAWS, description="Draws of groups of clips behind the 95 % intervals.")
     failures: list[ClipFailure]

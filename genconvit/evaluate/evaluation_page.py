@@ -14,8 +14,16 @@ from genconvit.evaluate.evaluation_text import summary
 from genconvit.evaluate.pages import data_uri, facts, render
 from genconvit.evaluate.score_metrics import FIGURES
 
-TITLES = {"roc_curve": "ROC curve", "det_curve": "Detection errors", "group_auc": "AUC of groups"}
+TITLES = {
+    "roc_curve": "ROC curve",
+    "det_curve": "Detection errors",
+    "group_auc": "AUC of groups",
+    "localisation": "Forged and found parts of spliced clips",
+}
 """Of figures whose files are not called what they show."""
+
+
+WIDE = ("AUC of groups", "Forged and found parts of spliced clips")
 
 
 def evaluation_page(
@@ -43,6 +51,7 @@ def evaluation_page(
         height=HEIGHT,
         choose=CHOOSE,
         figure_names=[(NAMES.get(name, name), name) for name in FIGURES],
+        wide=WIDE,
         figures=[(_title(path), data_uri(path.read_bytes(), "image/png")) for path in figures],
         facts=facts(report.detector | {"decision": report.decision.model_dump()}),
     )

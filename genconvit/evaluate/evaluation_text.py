@@ -15,7 +15,8 @@ CHANCE = 0.5
 
 def summary(report: EvaluationReport) -> list[str]:
     """What a reader should know first, a sentence or two a paragraph."""
-    return [*_verdicts(report), *_ranking(report), *_errors(report), *_groups(report),
+    where = [report.localisation.sentence()] if report.localisation else []
+    return [*_verdicts(report), *_ranking(report), *_errors(report), *_groups(report), *where,
             *_trust(report)]  # fmt: skip
 
 

@@ -17,12 +17,15 @@ from genconvit.evaluate.evaluation import EvaluationReport, evaluation_of, label
 from genconvit.evaluate.evaluation_page import evaluation_page
 from genconvit.evaluate.figure import save
 from genconvit.evaluate.group_figure import group_figure
+from genconvit.evaluate.localisation.figure import localisation_figure
+from genconvit.evaluate.localisation.localise import LocalisationScores
 from genconvit.evaluate.metrics import clip_scores
 from genconvit.evaluate.plots import EVALUATION_FIGURES, evaluation_figures
 from genconvit.evaluate.stored.scores import CROP_SCORES, write_scores
 
 RELIABILITY, GROUPS = "reliability_diagram.png", "group_auc.png"
-FIGURES = (*EVALUATION_FIGURES, RELIABILITY, GROUPS)
+LOCALISATION = "localisation.png"
+FIGURES = (*EVALUATION_FIGURES, RELIABILITY, GROUPS, LOCALISATION)
 """All figures that an evaluation may draw."""
 
 COLUMNS = (
@@ -52,6 +55,7 @@ def write_evaluation(
     fit: Mapping[str, Any] | None = None,
     faces: Faces | None = None,
     explain: Explain | None = None,
+    localisation: LocalisationScores | None = None,
 ) -> EvaluationReport:
     """Writes evaluation_report.json, detailed_results.csv, scores, figures and report.html.
 
@@ -68,6 +72,7 @@ def write_evaluation(
         fit: See there.
         faces: Finds the crops that the page shows of the worst clips.
         explain: Explains them.
+        localisation: How well the detector finds the forged parts of spliced clips.
 
     Raises:
         OSError: The folder cannot be written.
@@ -77,7 +82,7 @@ def write_evaluation(
     report = evaluation_of(rows, detector_info, decision, command, notes, fit)
     worst = cases(worst_clips(rows), decision, faces, explain)
     evidence = [each.findings for case in worst for each in case.evidence]
-    report = report.model_copy(update={"evidence": evidence})
+    report = report.model_copy(update={"evidence": evidence, "localisation": localisation})
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
         aside = Path(folder)
@@ -104,6 +109,8 @@ def _figures(folder: Path, rows: Sequence[EvaluatedClip], report: EvaluationRepo
     groups = group_figure(report.subgroups.rows) if report.subgroups else None
     if groups is not None:
         paths.append(save(groups, folder / GROUPS))
+    if report.localisation is not None:
+        paths.append(save(localisation_figure(report.localisation), folder / LOCALISATION))
     return paths
 
 

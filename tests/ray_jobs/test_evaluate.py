@@ -79,6 +79,41 @@ def test_shards_are_judged_as_the_clips_they_are_of(
     assert report["crop_scores"]["auc"] is not None
 
 
+def test_the_worst_clips_are_explained_and_forged_parts_looked_for(
+    clips: Path, detector: Path, tmp_path: Path
+) -> None:
+    paths = [
+        sorted(clips.parent.glob(f"test/{label}/*"))[0].resolve() for label in ("real", "fake")
+    ]
+    table = tmp_path / "pair.csv"
+    lines = [f"{path},{label},g" for path, label in zip(paths, ("real", "fake"), strict=True)]
+    table.write_text("\n".join(["video_name,label,group", *lines]))
+    out = tmp_path / "out"
+    evaluate("--model", detector, "--video-dir", table, "--explain", "--localisation", "--out", out)
+    report = json.loads((out / "evaluation_report.json").read_text())
+    assert {each["clip"] for each in report["evidence"]} == {
+        row["video_name"] for row in details(out)
+    }
+    assert all("sentence" in each["check"] for each in report["evidence"])
+    assert report["localisation"]["clips"] == 1
+    assert (out / "localisation.png").is_file()
+    assert not (out / ".splices").exists()
+
+
+def test_forged_parts_are_looked_for_only_where_there_are_pairs(
+    clips: Path, detector: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = sorted(clips.parent.glob("test/real/*"))[0].resolve()
+    (tmp_path / "one.csv").write_text(f"video_name,label\n{real},real\n")
+    for where, message in (
+        (("--video-dir", tmp_path / "one.csv"), "no fake clip has one"),
+        (("--data", dataset), "give --video-dir"),
+    ):
+        out = tmp_path / "out"
+        assert evaluate("--model", detector, *where, "--localisation", "--out", out) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_labels_come_from_a_table_and_failures_are_listed(
     clips: Path, detector: Path, tmp_path: Path
 ) -> None:

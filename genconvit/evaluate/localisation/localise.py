@@ -6,23 +6,19 @@ are forged in part show whether it knows where.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.config import SamplingSettings
-from genconvit.errors import ClipError, UserError
+from genconvit.errors import UserError
 from genconvit.evaluate.aggregate import frame_step
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.localisation.intervals import union, why_not_searched
-from genconvit.evaluate.localisation.splice import SplicedClip, SwapPair, write_splices
+from genconvit.evaluate.localisation.splice import SplicedClip
 from genconvit.evaluate.resampling import DRAWS, drawn_counts, interval, resampled_scores
-from genconvit.files import write_json
-from genconvit.predict import Detector
 from genconvit.verdict import Verdict
 
 Spans = Sequence[tuple[float, float]]
@@ -133,50 +129,6 @@ def localisation_scores(
         failures=list(failures),
         results=results,
     )
-
-
-def measure_localisation(
-    detector: Detector,
-    pairs: Sequence[SwapPair],
-    out: Path,
-    sampling: SamplingSettings = DENSE,
-    seed: int = 0,
-) -> LocalisationScores:
-    """Splices pairs, judges the clips in this process, and writes `localisation.json` and `.png`.
-
-    Args:
-        detector: What is measured.
-        pairs: As `genconvit.evaluate.localisation.splice.swap_pairs` gives them.
-        out: An existing folder.
-        sampling: Which frames of the spliced clips; dense, as intervals need it.
-        seed: Where the clips are cut, and the draws of the bootstrap.
-
-    Raises:
-        UserError: No pair could be spliced and judged.
-    """
-    with tempfile.TemporaryDirectory(prefix="genconvit-splice-") as folder:
-        spliced, failures = write_splices(pairs, Path(folder), seed)
-        truths, verdicts = [], []
-        for clip in spliced:
-            try:
-                verdicts.append(detector.judge(clip.path, sampling=sampling))
-            except ClipError as error:
-                failures.append(str(error))
-            else:
-                truths.append(clip)
-    scores = localisation_scores(truths, verdicts, failures, seed=seed)
-    write_localisation(out, scores)
-    return scores
-
-
-def write_localisation(out: Path, scores: LocalisationScores) -> list[Path]:
-    """Writes `localisation.json` and `localisation.png` into an existing folder."""
-    from genconvit.evaluate.localisation.figure import localisation_figure
-
-    write_json(out / "localisation.json", scores.model_dump(mode="json"))
-    figure = localisation_figure(scores)
-    figure.savefig(out / "localisation.png")
-    return [out / "localisation.json", out / "localisation.png"]
 
 
 def _result(truth: SplicedClip, verdict: Verdict) -> SplicedResult:

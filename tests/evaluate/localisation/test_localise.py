@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from genconvit.config import DecisionSettings, SamplingSettings
+from genconvit.config import DecisionSettings
 from genconvit.errors import UserError
 from genconvit.evaluate.aggregate import decide
 from genconvit.evaluate.localisation.localise import (
-    LocalisationScores,
     iou,
     localisation_scores,
-    measure_localisation,
-    write_localisation,
 )
-from genconvit.evaluate.localisation.splice import SplicedClip, SwapPair
-from genconvit.predict import load_detector
+from genconvit.evaluate.localisation.splice import SplicedClip
 from genconvit.verdict import TimelinePoint, Verdict
 
 SPANS = st.lists(
@@ -140,28 +135,3 @@ def test_a_clip_without_a_face_found_nothing() -> None:
 def test_no_clip_at_all_is_refused_with_the_reason() -> None:
     with pytest.raises(UserError, match=r"no spliced clip.*damaged"):
         localisation_scores([], [], ["a.mp4 is damaged"])
-
-
-def test_a_detector_is_measured_on_clips_spliced_of_pairs(
-    detector: Path, clips: Path, tmp_path: Path
-) -> None:
-    real, fake = (sorted(clips.parent.glob(f"test/{label}/*"))[0] for label in ("real", "fake"))
-    scores = measure_localisation(
-        load_detector(detector, "cpu"),
-        [SwapPair(real, fake), SwapPair(tmp_path / "none.avi", fake)],
-        tmp_path,
-        SamplingSettings(frame_interval=1),
-    )
-    assert (scores.clips, len(scores.failures)) == (1, 1)
-    assert scores.frames == 8
-    stored = json.loads((tmp_path / "localisation.json").read_text())
-    assert LocalisationScores.model_validate(stored) == scores
-    assert (tmp_path / "localisation.png").stat().st_size > 10_000
-
-
-def test_the_figure_is_drawn_of_many_clips_too(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    spans = [(float(s), float(s) + 4) for s in rng.uniform(0.5, 5, 40)]
-    truths = [truth(span) for span in spans]
-    scores = localisation_scores(truths, [noisy(*span, 0.25, rng) for span in spans])
-    assert all(path.stat().st_size for path in write_localisation(tmp_path, scores))
