@@ -206,6 +206,8 @@ def deciding(verdict: Verdict, decision: DecisionSettings, count: int = CROPS_A_
     chosen: list[int] = []
     for track in sorted(summary.track for summary in longest):
         places = [i for i, point in enumerate(verdict.timeline) if point.track == track]
+        if not places:  # of a timeline that is shown in part
+            continue
         word = judge_points([verdict.timeline[i] for i in places], decision)[1]
         places.sort(key=lambda i: verdict.timeline[i].probability_fake)
         highest = {"FAKE": count, "REAL": 0, "UNDECIDED": (count + 1) // 2}[word]

@@ -229,7 +229,7 @@ def _aggregation_brings_its_own(
     chosen = given.get("decision.aggregation", was)
     if chosen == "original":
         for name, fixed in (("decision.threshold", 0.5), ("decision.undecided_margin", 0.0)):
-            if name in given and str(given[name]) not in (str(fixed), f"{fixed:g}"):
+            if name in given and _number(given[name]) != fixed:
                 raise UserError(
                     f"{origins[name]}: the aggregation original takes the larger of two sigmoids, "
                     "without threshold and band; leave it out."
@@ -241,10 +241,19 @@ def _aggregation_brings_its_own(
         if asked.get("frame_interval") is not None:
             usual["frames"] = None
         tree["sampling"] = {**usual, **asked}
-    if chosen != was:
+    k_was = base.decision.top_k if base else None
+    other_k = chosen == "top_k" and str(given.get("decision.top_k", k_was)) != str(k_was)
+    if chosen != was or other_k:
         for name in FITTED:
             if f"decision.{name}" not in given:
                 tree.get("decision", {}).pop(name, None)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _threshold_ends_the_band(tree: dict[str, Any], given: dict[str, Any]) -> None:

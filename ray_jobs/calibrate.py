@@ -126,7 +126,10 @@ def score_clips(
         .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": info.model.image_size})
         .map_batches(
             _Logits,
-            fn_constructor_kwargs={"model": absolute(model)},
+            fn_constructor_kwargs={
+                "model": absolute(model),
+                "device": "cuda" if gpus else "cpu",
+            },
             batch_size=CHUNK_ROWS,
             num_cpus=0,  # on the CPU it mostly waits for crops
             num_gpus=1 if gpus else 0,
@@ -158,8 +161,9 @@ def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
 class _Logits:
     """Runs in a Ray actor: decoded crops to logits, the mean where two networks judge."""
 
-    def __init__(self, model: str) -> None:
-        self.detector = load_detector(model)
+    def __init__(self, model: str, device: str) -> None:
+        # In the number format in which clips are judged there.
+        self.detector = load_detector(model, device, fast=True)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A row for each crop."""

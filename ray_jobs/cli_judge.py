@@ -94,8 +94,11 @@ def evaluate(
         bool, typer.Option("--matrix", help="Several --model on several --data, by method.")
     ] = False,
     clips: Annotated[
-        int, typer.Option("--clips", min=2, help="Of --robustness: half fake, half real.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            "--clips", min=2, help="Of --robustness: half fake, half real; 100 if not given."
+        ),
+    ] = None,
     scores: Annotated[
         str | None,
         typer.Option("--scores", help="CSV or Parquet of stored scores: no detector is run."),
@@ -110,7 +113,9 @@ def evaluate(
         ),
     ] = False,
     out: OutFolder = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Crops a pass.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Crops a pass.")
+    ] = None,
     json: Json = False,
     *,
     given: Given,
@@ -121,13 +126,19 @@ def evaluate(
         raise UserError(
             "--explain and --localisation are of one detector's verdicts; leave them out here."
         )
+    if clips is not None and not robustness:
+        raise UserError("--clips is of --robustness; leave it out, or give that.")
     if robustness or matrix:
         if robustness and matrix:
             raise UserError("give one of --robustness and --matrix.")
         if scores is not None:
             raise UserError("--robustness and --matrix run detectors; leave --scores out.")
         if robustness:
+            from ray_jobs.robustness import CLIPS
             from ray_jobs.robustness import robustness as curves
+
+            if split is not None:
+                raise UserError("--robustness judges all clips of --video-dir; leave --split out.")
 
             curves(
                 models,
@@ -136,7 +147,7 @@ def evaluate(
                 video_dir=video_dir,
                 data=datasets,
                 ground_truth=ground_truth,
-                clips=clips,
+                clips=clips or CLIPS,
                 out=out,
                 batch_size=batch_size,
             )
@@ -164,6 +175,8 @@ def evaluate(
 
         if video_dir is not None or datasets:
             raise UserError("--scores are judged already; leave --video-dir and --data out.")
+        if split is not None or batch_size is not None:
+            raise UserError("--scores are judged already; leave --split and --batch-size out.")
         evaluate_scores(
             scores,
             given,
@@ -183,8 +196,8 @@ def evaluate(
         output,
         video_dir=video_dir,
         ground_truth=ground_truth,
-        data=Path(datasets[0]) if datasets else None,
-        split=split or "val",
+        data=datasets[0] if datasets else None,
+        split=split,
         out=out,
         batch_size=batch_size,
         explain=explain,

@@ -17,14 +17,22 @@ from typing import Any
 import pyarrow as pa
 
 from genconvit.config import PreprocessSettings, SamplingSettings
-from genconvit.data.crops import ClipCrops
+from genconvit.data.crops import ClipCrops, extract_crops
 from genconvit.errors import ClipError, UserError
 from genconvit.storage import is_url
 from ray_jobs.extract_plan import Request
 from ray_jobs.extract_tasks import Task, Watch, begun, deadly, local_copy
 from ray_jobs.mailbox import Event
 
-CropsOf = Callable[[Path, PreprocessSettings, SamplingSettings], ClipCrops]
+CropsOf = Callable[[Path, str, PreprocessSettings, SamplingSettings], Any]
+"""Gives the crops of a clip, by its file and its name."""
+
+
+def crops_of_clip(
+    path: Path, name: str, preprocess: PreprocessSettings, sampling: SamplingSettings
+) -> ClipCrops:
+    """The crops of a clip as it is."""
+    return extract_crops(path, preprocess, sampling)
 
 
 class Deaths(Watch):
@@ -37,10 +45,10 @@ class Deaths(Watch):
 
 @dataclass(frozen=True)
 class Cropped:
-    """A clip on its way to a scorer; without crops where it could not be decoded."""
+    """A clip on its way to a scorer; `found` is what `CropsOf` gave, or None with a failure."""
 
     task: Task
-    found: ClipCrops | None
+    found: Any
     failure_kind: str
     failure: str
     seconds: float
@@ -60,7 +68,7 @@ def crop_part(
         preprocess: From a frame to a crop.
         sampling: Which frames.
         deaths: A `Deaths`, told of every clip.
-        crops_of: Gives the crops of a clip, as `extract_crops` does.
+        crops_of: Gives the crops of a clip.
 
     Returns:
         One row: `cropped`, a pickled list of `Cropped`.
@@ -75,7 +83,7 @@ def crop_part(
             if died:
                 raise deadly(task.clip)
             with local_copy(task.clip.path) as path:
-                found = crops_of(path, preprocess, sampling)
+                found = crops_of(path, task.clip.name, preprocess, sampling)
         except ClipError as error:
             kind, failure = error.kind, str(error)
         except UserError as error:

@@ -29,14 +29,14 @@ from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
 from genconvit.evaluate.evaluation import EvaluationReport
 from genconvit.evaluate.localisation.localise import DENSE
 from genconvit.evaluate.report import write_evaluation
-from genconvit.predict import load_detector
+from genconvit.predict import CROPS_A_PASS, load_detector
 from genconvit.storage import absolute
 from ray_jobs.cluster import connected
 from ray_jobs.evaluate_scores import command_of, show, stated_fit
 from ray_jobs.evidence import explainer
 from ray_jobs.extract_tasks import Task
 from ray_jobs.faces import faces_of_clips, faces_of_shards
-from ray_jobs.judge_clips import Judged, Scoring, judge_clips
+from ray_jobs.judge_clips import CROPS_A_GPU_PASS, Judged, Scoring, judge_clips
 from ray_jobs.localisation import measure_localisation, pairs_of
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
@@ -51,10 +51,10 @@ def evaluate(
     *,
     video_dir: Path | None = None,
     ground_truth: Path | None = None,
-    data: Path | None = None,
-    split: str = "val",
+    data: str | Path | None = None,
+    split: str | None = None,
     out: Path | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     explain: bool = False,
     localisation: bool = False,
 ) -> EvaluationReport:
@@ -67,9 +67,9 @@ def evaluate(
         video_dir: Folder or CSV of clips.
         ground_truth: CSV `video_name,label`, where the folder does not tell the labels.
         data: Shards, instead of clips.
-        split: Split of `data`.
+        split: Split of `data`; by default val.
         out: Folder for the results; by default a new one below `runs/`.
-        batch_size: Crops a pass through the network.
+        batch_size: Crops a pass through the network; by default a usual number for the device.
         explain: The page explains a crop of each of the worst clips.
         localisation: Also judge clips spliced of fake and real ones, to see whether it finds the
             forged parts.
@@ -84,6 +84,11 @@ def evaluate(
         raise UserError("--ground-truth goes with --video-dir; shards have their labels.")
     if localisation and video_dir is None:
         raise UserError("--localisation splices clips; give --video-dir with them, and no --data.")
+    if split is not None and data is None:
+        raise UserError("--split is of the shards of --data; leave it out with --video-dir.")
+    if data is not None and any(one.name.startswith("sampling.") for one in given.assignments):
+        raise UserError(f"{data} has its crops already; leave settings of sampling out.")
+    split = split or "val"
     _, info = load_network(model)  # a bad detector is told here, not by a worker
     settings = given.settings(base=info.settings())
     sampling, decision = settings.sampling, settings.decision
@@ -111,18 +116,21 @@ def evaluate(
             raise UserError(
                 f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
             )
-        where = None
+        notes, where = _notes(info, data, split), None
         if localisation:
             dense = Judging(model, info, DENSE, decision, batch_size, output)
-            where = measure_localisation(pairs, dense.clips, out, settings.seed)
+            try:
+                where = measure_localisation(pairs, dense.clips, out, settings.seed)
+            except UserError as error:  # the verdicts are worth something without it
+                notes.append(f"Localisation was not measured: {error}")
         report = write_evaluation(
             out,
             rows,
             info.summary(),
             decision,
             command,
-            _notes(info, data, split),
-            fit=stated_fit(info, decision),
+            notes,
+            fit=None if _calibrated_on(info, data, split) else stated_fit(info, decision),
             faces=faces,
             explain=explainer(model, decision, output) if explain else None,
             localisation=where,
@@ -149,7 +157,7 @@ class Judging:
         info: DetectorInfo,
         sampling: SamplingSettings,
         decision: DecisionSettings,
-        batch_size: int,
+        batch_size: int | None,
         output: Output,
     ) -> None:
         self.model, self.batch_size = model, batch_size
@@ -160,7 +168,11 @@ class Judging:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         # A scorer on the CPU mostly waits for crops: it takes no CPU from those who make them.
         self.scorer: dict[str, Any] = {
-            "fn_constructor_kwargs": {"model": absolute(model), "batch_size": batch_size},
+            "fn_constructor_kwargs": {
+                "model": absolute(model),
+                "device": "cuda" if gpus else "cpu",
+                "batch_size": batch_size or (CROPS_A_GPU_PASS if gpus else CROPS_A_PASS),
+            },
             "batch_size": 1,
             "num_cpus": 0,
             "num_gpus": 1 if gpus else 0,
@@ -246,8 +258,8 @@ def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
 class _CropScorer:
     """Runs in a Ray actor: decoded crops to scores."""
 
-    def __init__(self, model: str, batch_size: int) -> None:
-        self.detector = load_detector(model, fast=True)
+    def __init__(self, model: str, device: str, batch_size: int) -> None:
+        self.detector = load_detector(model, device, fast=True)
         self.batch_size = batch_size
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +277,7 @@ class _CropScorer:
         return {"video_id": batch["video_id"], "label": batch["label"], "crop": crops}
 
 
-def _notes(info: DetectorInfo, data: Path | None, split: str) -> list[str]:
+def _notes(info: DetectorInfo, data: str | Path | None, split: str) -> list[str]:
     if data is None:
         return []
     notes = [
@@ -274,7 +286,19 @@ def _notes(info: DetectorInfo, data: Path | None, split: str) -> list[str]:
     knows = knows_split(info, open_dataset(data), split)
     if knows:
         notes.append(f"This detector was {knows} this split, so these figures flatter it.")
+    if _calibrated_on(info, data, split):
+        notes.append(
+            "This detector was calibrated on this split: its error rate is kept there by "
+            "construction, and P(fake) is as right as it can be."
+        )
     return notes
+
+
+def _calibrated_on(info: DetectorInfo, data: str | Path | None, split: str) -> bool:
+    fit = info.calibration.fit if info.calibration else None
+    if fit is None or data is None:
+        return False
+    return split == fit.split and open_dataset(data).digest == fit.data_digest
 
 
 def knows_split(info: DetectorInfo, dataset: FrameDataset, split: str) -> str:

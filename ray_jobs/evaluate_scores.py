@@ -20,6 +20,11 @@ from ray_jobs.output import Output, new_out_folder
 if TYPE_CHECKING:
     from genconvit.checkpoint import DetectorInfo
 
+TEMPERATURE = (
+    "Scores of crops keep the temperature of the detector that made them; where it was calibrated "
+    "since, judge the clips again."
+)
+
 
 def evaluate_scores(
     scores: str,
@@ -70,8 +75,9 @@ def evaluate_scores(
         about,
         decision,
         command_of(words, given),
-        stored.notes,
-        fit=stated_fit(info, decision) if info else None,
+        stored.notes + ([TEMPERATURE] if info and info.calibration and stored.of_crops else []),
+        # Scores of crops may be older than the calibration: nothing is promised of them.
+        fit=stated_fit(info, decision) if info and not stored.of_crops else None,
     )
     show(report, out, output)
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 
@@ -27,23 +28,31 @@ def explainer(model: str, decision: DecisionSettings, output: Output) -> Explain
         output: Where to show how far it is.
     """
     gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    device = "cuda" if gpus else "cpu"
 
     def explain(clips: Sequence[tuple[Verdict, Sequence[bytes]]]) -> list[list[Evidence]]:
         task = ray.remote(num_cpus=1, num_gpus=gpus)(_explain)
-        found = [task.remote(absolute(model), *clip, decision) for clip in clips]
+        found = [task.remote(absolute(model), device, *clip, decision) for clip in clips]
         with output.bar("explaining", total=len(found)) as bar:
             for each in found:
                 ray.wait([each])
                 bar.advance()
-        return ray.get(found)
+        return [_whole(each) for each in found]
 
     return explain
 
 
+def _whole(found: Any) -> list[Evidence]:
+    try:
+        return ray.get(found)
+    except ray.exceptions.RayError:
+        return []  # for want of memory, perhaps: the figures are worth something without it
+
+
 def _explain(
-    model: str, verdict: Verdict, crops: Sequence[bytes], decision: DecisionSettings
+    model: str, device: str, verdict: Verdict, crops: Sequence[bytes], decision: DecisionSettings
 ) -> list[Evidence]:
-    found = evidence_for(load_detector(model), verdict, crops, decision=decision, count=1)
+    found = evidence_for(load_detector(model, device), verdict, crops, decision=decision, count=1)
     scale = error_scale(found.crops)
     explained = []
     for point, crop in zip(found.points, found.crops, strict=True):

@@ -17,13 +17,13 @@ from ray.util.annotations import RayDeprecationWarning
 
 from genconvit.config import DecisionSettings, PreprocessSettings, SamplingSettings
 from genconvit.data.ahead import ahead
-from genconvit.data.crops import Crop, decode_crop, extract_crops
+from genconvit.data.crops import Crop, decode_crop
 from genconvit.errors import UserError
 from genconvit.evaluate.evaluated import CropScore, decide_crops
 from genconvit.predict import CROPS_A_PASS, Detector, load_detector
 from genconvit.storage import absolute
 from genconvit.verdict import Verdict
-from ray_jobs.crop_clips import Cropped, CropsOf, Deaths, crop_part, one_row
+from ray_jobs.crop_clips import Cropped, CropsOf, Deaths, crop_part, crops_of_clip, one_row
 from ray_jobs.extract_plan import into_parts
 from ray_jobs.extract_tasks import Task
 
@@ -77,7 +77,7 @@ class Judged:
 
 
 def judge_clips(
-    tasks: Sequence[Task], scoring: Scoring, crops_of: CropsOf = extract_crops
+    tasks: Sequence[Task], scoring: Scoring, crops_of: CropsOf = crops_of_clip
 ) -> Iterator[list[Judged]]:
     """Judges clips on the cluster that is connected.
 

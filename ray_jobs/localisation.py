@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from genconvit.verdict import Verdict
 
 SPLICES = ".splices"
 """Folder for the spliced clips, where all nodes see it; nothing is left of it."""
+MOST_PAIRS = 100
+"""Each becomes a film, of which the driver writes one after the other."""
 
 
 def pairs_of(clips: Sequence[Clip]) -> list[SwapPair]:
@@ -28,6 +31,8 @@ def pairs_of(clips: Sequence[Clip]) -> list[SwapPair]:
         UserError: No fake clip has a real one in its group.
     """
     pairs = swap_pairs(clips)
+    if len(pairs) > MOST_PAIRS:
+        pairs = random.Random(0).sample(pairs, MOST_PAIRS)
     if not pairs:
         raise UserError(
             "--localisation splices a fake clip with the real one of its group, and no fake clip "
@@ -54,6 +59,7 @@ def measure_localisation(
         UserError: None could be spliced and judged.
     """
     folder = (out / SPLICES).resolve()
+    shutil.rmtree(folder, ignore_errors=True)  # of an evaluation that was killed
     folder.mkdir(parents=True)
     try:
         spliced, failures = write_splices(pairs, folder, seed)

@@ -6,9 +6,11 @@ import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -20,12 +22,15 @@ from genconvit.data.detectors import with_detector_digest
 from genconvit.errors import UserError
 from genconvit.evaluate.aggregate import decide
 from genconvit.evaluate.names import short_names
+from genconvit.evaluate.robustness.distorted_crops import distorted_crops
 from genconvit.evaluate.robustness.distortions import Condition
 from genconvit.evaluate.robustness.results import JudgedClip
-from genconvit.predict import Detector, load_detector
+from genconvit.predict import CROPS_A_PASS, Detector, load_detector
 from genconvit.storage import absolute
 from genconvit.verdict import Verdict
-from ray_jobs.distort_task import crop_distorted
+from ray_jobs.crop_clips import Cropped, Deaths, crop_part, one_row
+from ray_jobs.extract_tasks import Task
+from ray_jobs.judge_clips import CROPS_A_GPU_PASS
 from ray_jobs.options import Given
 from ray_jobs.output import Output
 
@@ -85,7 +90,7 @@ def judge_all(
     models: Sequence[Model],
     clips: Sequence[Clip],
     wanted: Sequence[Condition],
-    batch_size: int,
+    batch_size: int | None,
     output: Output,
 ) -> Judged:
     """Judges labelled clips under each condition with each model.
@@ -107,10 +112,11 @@ def judge_all(
         for group in alike.values():
             for row in _judge(group, clips, wanted, batch_size).iter_rows():
                 bar.advance()
-                if row["failure"]:
-                    failures[row["name"]] = row["failure"]
+                name, judged_by, failure = pickle.loads(row["judged"])
+                if failure:
+                    failures[name] = failure
                 else:
-                    found.setdefault(row["name"], {}).update(pickle.loads(row["judged"]))
+                    found.setdefault(name, {}).update(judged_by)
     judged = [clip for clip in clips if clip.name not in failures]
     return Judged(
         {
@@ -125,28 +131,34 @@ def judge_all(
 
 
 def _judge(
-    models: Sequence[Model], clips: Sequence[Clip], wanted: Sequence[Condition], batch_size: int
+    models: Sequence[Model],
+    clips: Sequence[Clip],
+    wanted: Sequence[Condition],
+    batch_size: int | None,
 ) -> Any:
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    items = [{"name": clip.name, "path": absolute(clip.path)} for clip in clips]
+    items = [{"tasks": pickle.dumps([Task(clip)])} for clip in clips]
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            crop_distorted,
+            crop_part,
             batch_size=1,
             fn_kwargs={
                 "preprocess": with_detector_digest(models[0].info.preprocess),
                 "sampling": models[0].sampling,
-                "wanted": list(wanted),
+                "deaths": ray.remote(num_cpus=0)(Deaths).remote(),
+                "crops_of": partial(distorted_crops, wanted=list(wanted)),
             },
         )
         .map_batches(
             _Scorer,
             fn_constructor_kwargs={
                 "models": [(model.name, model.path, model.decision) for model in models],
-                "batch_size": batch_size,
+                "device": "cuda" if gpus else "cpu",
+                "batch_size": batch_size or (CROPS_A_GPU_PASS if gpus else CROPS_A_PASS),
             },
             batch_size=1,
+            batch_format="pyarrow",
             # On the CPU it mostly waits for crops: it takes no CPU from those who make them.
             num_cpus=0,
             num_gpus=1 if gpus else 0,
@@ -158,21 +170,21 @@ def _judge(
 class _Scorer:
     """Runs in a Ray actor: crops to the verdicts of all models that need such crops."""
 
-    def __init__(self, models: list[tuple[str, str, DecisionSettings]], batch_size: int) -> None:
-        self.models = [(name, load_detector(path, fast=True), how) for name, path, how in models]
+    def __init__(
+        self, models: list[tuple[str, str, DecisionSettings]], device: str, batch_size: int
+    ) -> None:
+        self.models = [
+            (name, load_detector(path, device, fast=True), how) for name, path, how in models
+        ]
         self.batch_size = batch_size
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: pa.Table) -> pa.Table:
         """One clip a batch."""
-        found = pickle.loads(batch["crops"][0])
+        cropped: Cropped = pickle.loads(batch["cropped"][0].as_buffer())[0]
         judged = {}
-        if found is not None:
-            judged = {name: self._of(model, how, found) for name, model, how in self.models}
-        return {
-            "name": batch["name"],
-            "judged": [pickle.dumps(judged)],
-            "failure": batch["failure"],
-        }
+        if cropped.found is not None:
+            judged = {name: self._of(model, how, cropped.found) for name, model, how in self.models}
+        return one_row("judged", (cropped.task.clip.name, judged, cropped.failure))
 
     def _of(
         self,

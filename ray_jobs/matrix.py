@@ -16,7 +16,6 @@ from genconvit.evaluate.evaluation import ClipFailure
 from genconvit.evaluate.matrix.report import matrix_table, write_matrix
 from genconvit.evaluate.matrix.results import JudgedDataset, MatrixClip, MatrixReport
 from genconvit.evaluate.names import short_names
-from genconvit.predict import CROPS_A_PASS
 from genconvit.storage import absolute
 from genconvit.wording import plural
 from ray_jobs.cluster import connected
@@ -51,7 +50,7 @@ def matrix(
     ground_truth: Path | None = None,
     split: str | None = None,
     out: Path | None = None,
-    batch_size: int = CROPS_A_PASS,
+    batch_size: int | None = None,
 ) -> MatrixReport:
     """Judges every dataset with every model, and writes a heat map and a page.
 
@@ -65,7 +64,7 @@ def matrix(
         split: Split to judge; by default test, where there is none val. Clips without any split are
             judged all.
         out: Folder for the results; by default a new one below `runs/`.
-        batch_size: Crops a pass through a network.
+        batch_size: Crops a pass through a network; by default a usual number.
 
     Raises:
         UserError: The models and datasets do not fit, one is given twice, or nothing is judged.
@@ -144,7 +143,7 @@ def _refuse_other_crops(dataset: _Dataset, models: Sequence[Model]) -> None:
 
 
 def _judged(
-    dataset: _Dataset, models: Sequence[Model], batch_size: int, output: Output
+    dataset: _Dataset, models: Sequence[Model], batch_size: int | None, output: Output
 ) -> JudgedDataset:
     """The verdicts on the clips that every model judged, and why others are missing."""
     found = {}

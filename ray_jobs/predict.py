@@ -14,6 +14,7 @@ from genconvit.evaluate.terminal import verdict_panel
 from genconvit.evaluate.verdict_page import JudgedClip, write_verdict_page
 from genconvit.explain import ClipEvidence, evidence_for
 from genconvit.predict import load_detector
+from genconvit.storage import is_url
 from genconvit.verdict import Verdict
 from ray_jobs.options import Given
 from ray_jobs.output import Output
@@ -54,6 +55,8 @@ def predict(
     clips: list[str] = []
     failures: list[str] = []
     for name in inputs:
+        if is_url(name):
+            raise UserError(f"{name}: clips behind a URL are judged on the cluster; give --table.")
         try:
             clips += [str(clip.path) for clip in find_clips(Path(name))]
         except UserError as error:

@@ -217,7 +217,4 @@ def _finish(folder: Folder, parts: Parts, clips: dict[str, Clip], output: Output
         }
     )
     if not verdicts:
-        first = next(parts.in_order())
-        raise UserError(
-            f"none of the {len(parts.known)} clips could be judged; the first: {first['failure']}"
-        )
+        raise UserError(f"none of the {len(parts.known)} clips could be judged; {SCORES} says why.")

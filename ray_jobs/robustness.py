@@ -12,12 +12,11 @@ from genconvit.data.pick import balanced_clips
 from genconvit.errors import UserError
 from genconvit.evaluate.evaluation import ClipFailure
 from genconvit.evaluate.robustness.distortions import conditions
+from genconvit.evaluate.robustness.h264 import missing_h264
 from genconvit.evaluate.robustness.report import robustness_tables, write_robustness
 from genconvit.evaluate.robustness.results import JudgedModel, RobustnessReport
-from genconvit.predict import CROPS_A_PASS
 from genconvit.wording import plural
 from ray_jobs.cluster import connected
-from ray_jobs.distort_task import missing_encoder
 from ray_jobs.evaluate_scores import command_of
 from ray_jobs.many_models import judge_all, open_models
 from ray_jobs.options import Given
@@ -36,7 +35,7 @@ def robustness(
     ground_truth: Path | None = None,
     clips: int = CLIPS,
     out: Path | None = None,
-    batch_size: int = CROPS_A_PASS,
+    batch_size: int | None = None,
 ) -> RobustnessReport:
     """Distorts clips in levels, judges them with every model, and writes curves and a page.
 
@@ -49,7 +48,7 @@ def robustness(
         ground_truth: CSV `video_name,label`, where the folder does not tell the labels.
         clips: At most so many are judged, as many fake as real; the same ones every time.
         out: Folder for the results; by default a new one below `runs/`.
-        batch_size: Crops a pass through a network.
+        batch_size: Crops a pass through a network; by default a usual number.
 
     Raises:
         UserError: The models or clips do not allow it, or every clip failed.
@@ -67,7 +66,7 @@ def robustness(
         raise UserError(f"{video_dir}: no clip has a label; give --ground-truth.")
     out = out or new_out_folder("robustness")
     with connected(output) as ray_logs:
-        missing = ray.get(ray.remote(missing_encoder).remote())
+        missing = ray.get(ray.remote(_missing_encoder).remote())
         if missing:
             output.warn(f"H.264 is not measured: {missing}.")
         wanted = conditions(with_h264=not missing)
@@ -99,6 +98,11 @@ def robustness(
     output.say(f"Page: {out / 'robustness.html'}")
     output.emit({"event": "robustness", "out": str(out), **report.model_dump(mode="json")})
     return report
+
+
+def _missing_encoder() -> str:
+    """Where clips are cropped, which may be another machine than this."""
+    return missing_h264()
 
 
 def _notes(every: int, chosen: int, failed: int) -> list[str]:

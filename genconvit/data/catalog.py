@@ -99,6 +99,9 @@ def attach_labels(clips: list[Clip], csv_path: str | Path) -> list[Clip]:
         UserError: The CSV is wrong, a row fits several clips, two rows fit one, or no row fits any.
     """
     rows = read_manifest(csv_path)
+    for row in rows:
+        if row.label is None:
+            raise UserError(f"{csv_path} has no label for {row.name}; write real or fake")
     by_path = {_resolved(clip): clip for clip in clips}
     by_name = {clip.name: clip for clip in clips}
     by_file: dict[str, list[Clip]] = defaultdict(list)

@@ -21,7 +21,7 @@ def read_manifest(location: str | Path) -> list[Clip]:
     """The clips that a file lists. Their files may be missing, and groups are empty if it has none.
 
     A CSV has a header. A JSONL file has an object a line, a JSON file a list of them. The columns
-    or keys are `video_name` (or `path`), `label`, and perhaps `group`, `method`, `source`, `split`.
+    or keys are `video_name` (or `path`), and perhaps `label`, `group`, `method`, `source`, `split`.
     Others become the clips' `columns`.
 
     Args:
@@ -55,10 +55,8 @@ def _csv_rows(content: bytes, location: str | Path) -> _Rows:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{location} is not a CSV in UTF-8; save it as one") from error
     columns = [column.strip().lower() for column in header]
-    if "label" not in columns or not {"video_name", "path"} & set(columns):
-        raise UserError(
-            f"{location} lacks the column video_name or label; its first line must name both"
-        )
+    if not {"video_name", "path"} & set(columns):
+        raise UserError(f"{location} lacks the column video_name; its first line must name it")
     for number, line in enumerate(lines, start=2):
         row = dict(zip(columns, (value.strip() for value in line), strict=False))
         if any(row.values()):
@@ -102,9 +100,10 @@ def _words(item: object, where: str) -> dict[str, str]:
 
 
 def _row_to_clip(row: dict[str, str], location: str | Path, where: str) -> Clip:
-    label = LABELS.get(row.get("label", "").lower())
-    if label is None:
-        raise UserError(f"{where} has the label {row.get('label', '')!r}; write real or fake")
+    word = row.get("label", "")
+    label = LABELS.get(word.lower())
+    if word and label is None:
+        raise UserError(f"{where} has the label {word!r}; write real or fake")
     split_word = row.get("split", "").lower()
     if split_word and split_word not in SPLITS:
         raise UserError(f"{where} has the split {split_word!r}; write train, val or test")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import frame_step
+from genconvit.evaluate.aggregate import calibrated, frame_step
 from genconvit.evaluate.evaluated import EvaluatedClip
 from genconvit.evaluate.pages import data_uri
 from genconvit.verdict import TimelinePoint, Verdict
@@ -110,7 +110,7 @@ def cases(
                 (data_uri(jpeg, "image/jpeg"), point.probability_fake)
                 for jpeg, point in zip(found.get(row.name, ()), chosen[row.name], strict=False)
             ],
-            *_timeline(row),
+            *_timeline(row, decision),
             band=(_y(decision.band[1]), _y(decision.band[0])),
             evidence=evidence.get(row.name, ()),
         )
@@ -129,7 +129,7 @@ def _telling(row: EvaluatedClip) -> list[TimelinePoint]:
 
 
 def _timeline(
-    row: EvaluatedClip,
+    row: EvaluatedClip, decision: DecisionSettings
 ) -> tuple[list[tuple[float, float, float, float, int]], list[tuple[float, float, int]]]:
     assert row.verdict is not None
     points, step = row.verdict.timeline, frame_step(row.verdict.timeline)
@@ -141,12 +141,15 @@ def _timeline(
     def x(point: TimelinePoint) -> float:
         return round(WIDTH * (point.time_s - first) / (last - first), 1)
 
-    dots = [(x(point), _y(point.probability_fake), tracks[point.track]) for point in points]
+    def y(point: TimelinePoint) -> float:
+        return _y(calibrated(point.probability_fake, decision))  # as the band, which is shown too
+
+    dots = [(x(point), y(point), tracks[point.track]) for point in points]
     lines = []
     for track, place in tracks.items():
         own = [point for point in points if point.track == track]
         lines += [
-            (x(a), _y(a.probability_fake), x(b), _y(b.probability_fake), place)
+            (x(a), y(a), x(b), y(b), place)
             for a, b in pairwise(own)
             if b.time_s - a.time_s <= 1.5 * step  # none across a gap
         ]

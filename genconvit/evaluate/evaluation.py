@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.config import DecisionSettings
+from genconvit.evaluate.aggregate import calibrated
 from genconvit.evaluate.aggregations import CHOOSE, AggregationResult, compare_aggregations
 from genconvit.evaluate.calibration.conformal import CoverageCheck, coverage_check
 from genconvit.evaluate.estimate import Estimate
@@ -117,7 +118,7 @@ def evaluation_of(
         subgroups=subgroups(measured, decision.threshold) if labels else None,
         aggregations=compare_aggregations(measured, decision),
         failures=[ClipFailure(clip=row.name, reason=row.failure) for row in rows if row.failure],
-        notes=[*notes, *_notes(rows)],
+        notes=[*notes, *_notes(rows, decision)],
     )
 
 
@@ -130,7 +131,11 @@ def labelled(rows: Sequence[EvaluatedClip]) -> tuple[list[str], list[Verdict]]:
 def _crop_figures(
     measured: Sequence[EvaluatedClip], decision: DecisionSettings
 ) -> ScoreMetrics | None:
-    crops = [(row.label == "fake", crop.p_fake) for row in measured for crop in row.crops]
+    crops = [
+        (row.label == "fake", calibrated(crop.p_fake, decision))
+        for row in measured
+        for crop in row.crops
+    ]
     if not crops:
         return None
     is_fake, p_fake = zip(*crops, strict=True)
@@ -148,7 +153,7 @@ def _decided(measured: Sequence[EvaluatedClip]) -> dict[str, Estimate]:
     }
 
 
-def _notes(rows: Sequence[EvaluatedClip]) -> list[str]:
+def _notes(rows: Sequence[EvaluatedClip], decision: DecisionSettings) -> list[str]:
     failed = sum(row.failure is not None for row in rows)
     unlabelled = sum(row.label is None for row in rows)
     notes = []
@@ -156,4 +161,9 @@ def _notes(rows: Sequence[EvaluatedClip]) -> list[str]:
         notes.append(f"{failed} of {len(rows)} clips could not be judged and are in no figure.")
     if unlabelled:
         notes.append(f"{unlabelled} of {len(rows)} clips have no label and are in no figure.")
+    if decision.aggregation == "original":
+        notes.append(
+            "The aggregation original calls the larger of two sigmoids, and its P(fake) may lie "
+            "below 0.5 all the same: figures at the threshold do not follow the verdicts."
+        )
     return notes

@@ -104,7 +104,7 @@ def _of_100(share: Estimate, clips: int) -> str:
     """A share of clips and its interval, such as "45 (38 to 52) of 100"."""
     assert share.value is not None
     low, high = share.low, share.high
-    if low == high:
+    if low is not None and low == high:
         # All draws of clips alike are alike; so few of them leave more open than that.
         exact = binomtest(round(share.value * clips), clips).proportion_ci(method="exact")
         low, high = float(exact.low), float(exact.high)

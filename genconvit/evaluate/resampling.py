@@ -24,7 +24,8 @@ from genconvit.wording import plural
 
 DRAWS = 2000
 BLOCK = 100
-"""Draws that are held in memory at a time, each with a count for every clip."""
+BLOCK_COUNTS = 2_000_000
+"""Draws that are held in memory at a time, and counts of clips in them, at most."""
 DRAWN = tuple(name for name in FIGURES if name != "ece")
 """The figures with intervals. A draw repeats clips, which looks like miscalibration: its ECE is
 higher than that of the clips, and percentiles would miss the true one almost always."""
@@ -61,13 +62,18 @@ def drawn_counts(groups: Sequence[str], draws: int = DRAWS, seed: int = 0) -> It
         seed: Decides which; the same one repeats them.
 
     Yields:
-        Blocks (at most `BLOCK`, N), `draws` rows in all.
+        Blocks (D, N), `draws` rows in all; one without rows where there is a single group, of which
+        every draw would be the same.
     """
     index_N = group_index(groups)
     total = int(index_N.max()) + 1
+    if total < 2:
+        yield np.empty((0, len(index_N)), dtype=np.int64)
+        return
     rng = np.random.default_rng(seed)
-    for start in range(0, draws, BLOCK):
-        size = min(BLOCK, draws - start)
+    block = min(BLOCK, max(1, BLOCK_COUNTS // len(index_N)))
+    for start in range(0, draws, block):
+        size = min(block, draws - start)
         yield rng.multinomial(total, np.full(total, 1 / total), size)[:, index_N]
 
 

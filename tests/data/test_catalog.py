@@ -161,7 +161,6 @@ def test_files_missing_from_a_csv_are_left_to_fail(tmp_path: Path) -> None:
         ("video_name;label\na.mp4;real\n", "lacks the column"),
         ("video_name,label\n", "no rows"),
         ("video_name,label\na.mp4,deepfake\n", "line 2 .*'deepfake'.*real or fake"),
-        ("video_name,label\na.mp4\n", "line 2 .*''"),
         ("label,video_name\nreal\n", "line 2 .*no video_name"),
         ("video_name,label,split\na.mp4,real,dev\n", "line 2 .*'dev'"),
         ("video_name,label\na.mp4,real\n./a.mp4,fake\n", "a.mp4 more than once"),
@@ -172,6 +171,14 @@ def test_wrong_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
     touch(tmp_path, "a.mp4")
     with pytest.raises(UserError, match=message):
         find_clips(table(tmp_path, text))
+
+
+def test_a_list_needs_no_labels_but_ground_truth_does(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    clips = find_clips(table(tmp_path, "video_name\na.mp4\n"))
+    assert [(clip.name, clip.label) for clip in clips] == [("a.mp4", None)]
+    with pytest.raises(UserError, match=r"no label for a\.mp4"):
+        attach_labels(clips, tmp_path / "clips.csv")
 
 
 def test_csv_that_is_no_text_is_refused(tmp_path: Path) -> None:

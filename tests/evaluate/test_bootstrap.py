@@ -159,3 +159,12 @@ def test_estimates_are_short_to_read() -> None:
     assert Estimate(value=0.8432, low=0.79, high=0.894).text() == "0.843 [0.79, 0.89]"
     assert Estimate(value=0.8432).text() == "0.843"
     assert Estimate(value=0.03, low=-0.01, high=0.07).difference() == "+0.030 [-0.010, +0.070]"
+
+
+def test_clips_of_one_group_show_no_difference() -> None:
+    labels = ["fake", "real"] * 5
+    variants = [[made_up(labels, gain, seed)] for seed, gain in enumerate((0.0, 1.0))]
+    _, second = compare_variants(labels, variants, ["g"] * 10)
+    assert second.differences.auc.value is not None
+    assert not second.differences.auc.excludes_zero
+    assert second.differences.auc.low is None

@@ -93,3 +93,15 @@ def test_what_was_fitted_for_one_aggregation_is_not_taken_over_to_another() -> N
 def test_a_band_beside_its_threshold_and_a_falling_map_are_refused(name: str, value: str) -> None:
     with pytest.raises(UserError, match=name):
         resolve_settings(None, [Assignment(f"decision.{name}", value, name)])
+
+
+def test_another_k_has_another_calibration() -> None:
+    fitted = DecisionSettings(aggregation="top_k", threshold=0.4, undecided_band=(0.3, 0.6))
+    base = resolve_settings().model_copy(update={"decision": fitted})
+
+    def with_k(k: str) -> DecisionSettings:
+        given = [Assignment("decision.top_k", k, f"--top-k {k}")]
+        return resolve_settings(None, given, base).decision
+
+    assert with_k("10") == fitted
+    assert with_k("3") == DecisionSettings(aggregation="top_k", top_k=3)

@@ -124,3 +124,8 @@ def test_a_share_has_the_interval_of_a_binomial() -> None:
     assert found.value == 0.25
     assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
     assert measured_share(part, ~whole, [""] * 400).value is None
+
+
+def test_one_group_alone_shows_no_difference() -> None:
+    counts = np.concatenate(list(drawn_counts(["g"] * 5, draws=10)))
+    assert counts.shape == (0, 5)

@@ -142,7 +142,7 @@ class Deadly:
         self.path = path
 
     def __call__(
-        self, path: Path, preprocess: PreprocessSettings, sampling: SamplingSettings
+        self, path: Path, name: str, preprocess: PreprocessSettings, sampling: SamplingSettings
     ) -> ClipCrops:
         if path == self.path:
             os.kill(os.getpid(), signal.SIGKILL)

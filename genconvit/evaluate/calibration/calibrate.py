@@ -4,8 +4,8 @@
 `isotonic` is a rising map of a clip's score (Zadrozny and Elkan, KDD 2002,
 https://doi.org/10.1145/775047.775151). Both are fitted to Platt's targets instead of 0 and 1, as if
 each class had one clip more on the other side ("Probabilistic outputs for support vector machines",
-1999): however well the clips are told apart, no score becomes certainty. The classes weigh
-as they are to occur in use, not as they do among the clips.
+1999): however well the clips are told apart, no score becomes certainty. Both classes weigh alike,
+whatever their shares among the clips; an isotonic map is then moved to the share in use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, xlogy
+from scipy.special import expit, logit, xlogy
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -85,6 +85,11 @@ class Plan:
             if value is not None and not 0 < value < most:
                 option = "--" + name.replace("_", "-")
                 raise UserError(f"{option} {value:g}: give a number between 0 and {most:g}.")
+        if self.prevalence != 0.5 and self.method != "isotonic":
+            raise UserError(
+                f"--prevalence {self.prevalence:g} needs --method isotonic: a temperature makes "
+                "scores more or less sure, and cannot make fakes rarer."
+            )
         if self.cost_ratio is None:
             return
         if not 0.001 <= self.cost_ratio <= 1000:
@@ -264,7 +269,7 @@ def calibrate(
 
 def _fit_map(clips: Clips, plan: Plan) -> tuple[float, DecisionSettings]:
     """The temperature and the isotonic map."""
-    target_C, weight_C = clips.targets, clips.weights(plan.prevalence)
+    target_C, weight_C = clips.targets, clips.weights(0.5)
     if plan.method == "temperature":
         p_TC = clips.all_scores.clip(1e-15, 1 - 1e-15)
         losses_TC = -xlogy(target_C, p_TC) - xlogy(1 - target_C, 1 - p_TC)
@@ -272,7 +277,9 @@ def _fit_map(clips: Clips, plan: Plan) -> tuple[float, DecisionSettings]:
     if plan.method == "none":
         return 1.0, clips.decision
     regression = IsotonicRegression().fit(clips.scores(1.0), target_C, sample_weight=weight_C)
-    pairs = zip(regression.X_thresholds_.tolist(), regression.y_thresholds_.tolist(), strict=True)
+    # Bayes' rule: at another share of fakes the odds are multiplied by the odds of that share.
+    p_fake = expit(logit(regression.y_thresholds_) + logit(plan.prevalence))
+    pairs = zip(regression.X_thresholds_.tolist(), p_fake.tolist(), strict=True)
     return 1.0, DecisionSettings(**{**clips.decision.model_dump(), "isotonic": tuple(pairs)})
 
 

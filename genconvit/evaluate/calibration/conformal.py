@@ -53,9 +53,7 @@ def low_score(p_fake_N: Scores, group_N: Names, rate: float) -> float:
     weight_N = 1 / (clips_G[place_N] * (len(clips_G) + 1))
     up_to_N = np.append(0.0, weight_N[order].cumsum())
     lower_N = up_to_N[np.searchsorted(sorted_N, sorted_N, side="left")]
-    allowed_N = (
-        lower_N + lowest_rate(len(clips_G)) <= rate + 1e-12
-    )  # sums of fractions are not exact
+    allowed_N = lower_N + lowest_rate(len(clips_G)) <= rate + ROUNDING
     return float(sorted_N[allowed_N][-1])
 
 

@@ -71,6 +71,9 @@ class _Stored:
     frames_with_face: int = 0
 
 
+CLIPS_A_ROW_GROUP = 1024
+
+
 def read_scores(
     location: str | Path, decision: DecisionSettings, ground_truth: str | Path | None = None
 ) -> StoredScores:
@@ -160,15 +163,15 @@ def write_scores(folder: Path, rows: Sequence[EvaluatedClip]) -> list[str]:
 
 def _write_crops(path: Path, rows: Sequence[EvaluatedClip]) -> None:
     with pq.ParquetWriter(path, CROP_SCHEMA, compression="zstd") as writer:
-        for row in rows:
+        for start in range(0, len(rows), CLIPS_A_ROW_GROUP):
             lines = [
                 (row.name, crop.frame_index, crop.time_s, crop.track, crop.p_fake)
                 + (crop.sigmoids or (None, None))
+                for row in rows[start : start + CLIPS_A_ROW_GROUP]
                 for crop in row.crops
             ]
             named = [dict(zip(CROP_SCHEMA.names, line, strict=True)) for line in lines]
-            if named:
-                writer.write_table(pa.Table.from_pylist(named, CROP_SCHEMA))
+            writer.write_table(pa.Table.from_pylist(named, CROP_SCHEMA))
 
 
 def _clips(rows: Sequence[Row], location: str | Path) -> dict[str, _Stored]:
@@ -243,11 +246,13 @@ def _judged(
     of_crops: bool,
     decision: DecisionSettings,
 ) -> EvaluatedClip:
-    verdict = None
-    if not stored.failure and of_crops:
+    verdict, failure = None, stored.failure
+    if of_crops and not crops and stored.frames_with_face and not failure:
+        failure = f"{clip.name}: its crops are not in the file"
+    if not failure and of_crops:
         frames = stored.frames_sampled or len({crop.frame_index for crop in crops})
         verdict = decide_crops(clip.name, crops, frames, decision)
-    elif not stored.failure:
+    elif not failure:
         verdict = Verdict(
             clip=clip.name,
             verdict="UNDECIDED" if stored.score is None else judge(stored.score, decision),
@@ -262,7 +267,7 @@ def _judged(
         clip.name,
         clip.label,
         verdict,
-        stored.failure or None,
+        failure or None,
         group=clip.group,
         method=clip.method,
         source=clip.source,

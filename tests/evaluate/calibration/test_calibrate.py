@@ -202,8 +202,8 @@ def test_the_order_of_the_clips_does_not_matter() -> None:
 
 def test_figures_are_those_of_scikit_learn() -> None:
     clips = draw(0, 100)
-    found = calibrate(clips, MEAN, Plan("none", prevalence=0.3), "d")
-    is_fake, p_fake = apply(found, clips)
+    found = calibrate(clips, MEAN, Plan("isotonic", prevalence=0.3), "d")
+    is_fake, p_fake = Clips(clips, MEAN).is_fake, Clips(clips, MEAN).scores(1.0)
     weights = np.where(is_fake, 0.3 / is_fake.sum(), 0.7 / (~is_fake).sum())
     assert found.calibration.fit is not None
     assert found.calibration.fit.before.model_dump() == pytest.approx(
@@ -258,3 +258,13 @@ def test_a_plan_that_cannot_be_is_told_in_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=message):
         Plan(**values)  # type: ignore[arg-type]
+
+
+def test_a_rare_class_is_rare_in_the_probabilities() -> None:
+    fresh = draw(1, 4000, share=0.01)
+    found = calibrate(draw(0, 400), MEAN, Plan("isotonic", prevalence=0.01), "d")
+    is_fake, p_fake = apply(found, fresh)
+    assert p_fake.mean() == pytest.approx(is_fake.mean(), abs=0.01)
+    assert calibration_error(is_fake, p_fake) < 0.02
+    with pytest.raises(UserError, match=r"--prevalence 0\.01 needs --method isotonic"):
+        Plan(prevalence=0.01)
