@@ -38,7 +38,16 @@ def find_clips(path: str | Path) -> list[Clip]:
     Raises:
         UserError: The path does not exist, holds no clip, or a list of clips is wrong.
     """
-    return read_catalog(path).clips
+    clips = read_catalog(path).clips
+    for clip in clips:
+        if _is_no_text(clip.name):
+            raise UserError(f"{path} has a file whose name is not UTF-8: {clip.name!a}; rename it")
+    return clips
+
+
+def _is_no_text(name: str) -> bool:
+    """Whether a name has bytes that are no UTF-8, which no table can hold."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def read_catalog(path: str | Path) -> Catalog:

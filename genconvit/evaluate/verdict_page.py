@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import frame_step, judge_points
+from genconvit.evaluate.aggregate import calibrated, frame_step, judge_points
 from genconvit.evaluate.evidence.figure import (
     error_name,
     error_picture,
@@ -104,8 +104,8 @@ def _view(item: JudgedClip, decision: DecisionSettings) -> dict[str, Any]:
                 "word": judge_points(points, decision)[1],
                 "colour": place % COLOURS,
                 "shape": place % SHAPES,
-                "marks": [_mark(point, timeline) for point in points] if step else [],
-                "lines": _lines(points, timeline, step) if step else [],
+                "marks": [_mark(point, timeline, decision) for point in points] if step else [],
+                "lines": _lines(points, timeline, step, decision) if step else [],
                 "crops": [
                     {
                         "image": data_uri(image, "image/jpeg"),
@@ -185,24 +185,30 @@ def _at(time_s: float, timeline: list[TimelinePoint]) -> float:
     return round(100 * (time_s - first) / (last - first), 3)
 
 
-def _y(point: TimelinePoint) -> float:
-    return round(PLOT_HEIGHT * (1 - point.probability_fake), 1)
+def _y(point: TimelinePoint, decision: DecisionSettings) -> float:
+    """Calibrated, as the band is that it is drawn over."""
+    return round(PLOT_HEIGHT * (1 - calibrated(point.probability_fake, decision)), 1)
 
 
-def _mark(point: TimelinePoint, timeline: list[TimelinePoint]) -> dict[str, Any]:
+def _mark(
+    point: TimelinePoint, timeline: list[TimelinePoint], decision: DecisionSettings
+) -> dict[str, Any]:
     title = (
         f"{clock(point.time_s)}, frame {point.frame_index}, track {point.track}: "
         f"P(fake) {score(point.probability_fake)}"
     )
-    return {"x": _x(point, timeline), "y": _y(point), "title": title}
+    return {"x": _x(point, timeline), "y": _y(point, decision), "title": title}
 
 
 def _lines(
-    points: list[TimelinePoint], timeline: list[TimelinePoint], step: float
+    points: list[TimelinePoint],
+    timeline: list[TimelinePoint],
+    step: float,
+    decision: DecisionSettings,
 ) -> list[tuple[float, float, float, float]]:
     """Lines between neighbours (x1, y1, x2, y2); none across a gap, where no face was seen."""
     return [
-        (_x(a, timeline), _y(a), _x(b, timeline), _y(b))
+        (_x(a, timeline), _y(a, decision), _x(b, timeline), _y(b, decision))
         for a, b in pairwise(points)
         if b.time_s - a.time_s <= 1.5 * step
     ]

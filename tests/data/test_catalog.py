@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -171,6 +172,13 @@ def test_wrong_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
     touch(tmp_path, "a.mp4")
     with pytest.raises(UserError, match=message):
         find_clips(table(tmp_path, text))
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.mp4")
+    (tmp_path / "real" / os.fsdecode(b"b\xff.mp4")).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"not UTF-8: 'real/b\\udcff\.mp4'"):
+        find_clips(tmp_path)
 
 
 def test_a_list_needs_no_labels_but_ground_truth_does(tmp_path: Path) -> None:
