@@ -102,6 +102,16 @@ class Calibration(_Part):
     fit: CalibrationFit | None = Field(None, description="None: it was given by hand.")
 
 
+class Evaluated(_Part):
+    """What an evaluation found, for the model card."""
+
+    command: str
+    fake: int = Field(description="Clips.")
+    real: int
+    sentences: list[str] = Field(description="In plain words.")
+    figures: dict[str, str] = Field(description="Of clips, with 95 % intervals.")
+
+
 class DetectorInfo(BaseModel):
     """What `detector.json` holds."""
 
@@ -116,6 +126,9 @@ class DetectorInfo(BaseModel):
     calibration: Calibration | None = Field(None, description="None: scores are not calibrated.")
     metrics: dict[str, float | None] = Field(
         default_factory=dict, description="Losses and figures on the validation split."
+    )
+    evaluation: Evaluated | None = Field(
+        None, description="By `genconvit evaluate --card`, with this decision."
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Seed, epoch, crops, loss weights; or what it is from."

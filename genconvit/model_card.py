@@ -88,6 +88,23 @@ of your own that it has never seen: `genconvit evaluate`.
 {% else %}
 Not validated here.
 {% endif %}
+{% if info.evaluation %}
+
+## Evaluation
+
+On {{ info.evaluation.fake }} fake and {{ info.evaluation.real }} real clips:
+`{{ info.evaluation.command }}`
+
+{% for sentence in info.evaluation.sentences %}
+{{ sentence }}
+
+{% endfor %}
+| figure | value, 95 % interval |
+|---|---|
+{% for name, value in info.evaluation.figures.items() %}
+| {{ name }} | {{ value }} |
+{% endfor %}
+{% endif %}
 
 ## Limits
 

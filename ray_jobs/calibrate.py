@@ -93,7 +93,9 @@ def calibrate(
         clips = score_clips(model, info, dataset, output)
     with output.bar("fitting"):
         found = fit(clips, decision, plan, dataset.digest)
-    info = info.model_copy(update={"calibration": found.calibration, "decision": found.decision})
+    # What was measured before was measured with another decision.
+    new = {"calibration": found.calibration, "decision": found.decision, "evaluation": None}
+    info = info.model_copy(update=new)
     if out is None:
         save_description(Path(model), info)
     else:

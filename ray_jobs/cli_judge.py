@@ -112,6 +112,9 @@ def evaluate(
             "--localisation", help="Splice fake and real clips of a group; are the parts found?"
         ),
     ] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="Put the figures into the detector's model card.")
+    ] = False,
     out: OutFolder = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Crops a pass.")
@@ -122,9 +125,9 @@ def evaluate(
 ) -> None:
     """Measure a detector on clips with known labels, or list its verdicts without."""
     output, models, datasets = Output(json), model or [], data or []
-    if (explain or localisation) and (robustness or matrix or scores is not None):
+    if (explain or localisation or card) and (robustness or matrix or scores is not None):
         raise UserError(
-            "--explain and --localisation are of one detector's verdicts; leave them out here."
+            "--explain, --localisation and --card are of one detector's verdicts; leave them out."
         )
     if clips is not None and not robustness:
         raise UserError("--clips is of --robustness; leave it out, or give that.")
@@ -202,6 +205,7 @@ def evaluate(
         batch_size=batch_size,
         explain=explain,
         localisation=localisation,
+        card=card,
     )
 
 

@@ -12,7 +12,13 @@ from typing import Any
 import ray
 import ray.data
 
-from genconvit.checkpoint import DetectorInfo, load_network
+from genconvit.checkpoint import (
+    CARD,
+    DetectorInfo,
+    Evaluated,
+    load_network,
+    save_description,
+)
 from genconvit.config import CLASSES, DecisionSettings, SamplingSettings
 from genconvit.data.catalog import Clip, attach_labels, find_clips
 from genconvit.data.clip_table import ClipRecord
@@ -27,10 +33,13 @@ from genconvit.data.shards import (
 from genconvit.errors import UserError
 from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
 from genconvit.evaluate.evaluation import EvaluationReport
+from genconvit.evaluate.evaluation_tables import NAMES
+from genconvit.evaluate.evaluation_text import summary
 from genconvit.evaluate.localisation.localise import DENSE
 from genconvit.evaluate.report import write_evaluation
+from genconvit.evaluate.score_metrics import FIGURES
 from genconvit.predict import CROPS_A_PASS, load_detector
-from genconvit.storage import absolute
+from genconvit.storage import absolute, is_url
 from ray_jobs.cluster import connected
 from ray_jobs.evaluate_scores import command_of, show, stated_fit
 from ray_jobs.evidence import explainer
@@ -57,6 +66,7 @@ def evaluate(
     batch_size: int | None = None,
     explain: bool = False,
     localisation: bool = False,
+    card: bool = False,
 ) -> EvaluationReport:
     """Judges many clips and writes metrics, figures and a page.
 
@@ -73,6 +83,7 @@ def evaluate(
         explain: The page explains a crop of each of the worst clips.
         localisation: Also judge clips spliced of fake and real ones, to see whether it finds the
             forged parts.
+        card: Put the figures into the detector's description and model card.
 
     Raises:
         UserError: Neither or both of `video_dir` and `data` are given, the shards were made for
@@ -88,15 +99,20 @@ def evaluate(
         raise UserError("--split is of the shards of --data; leave it out with --video-dir.")
     if data is not None and any(one.name.startswith("sampling.") for one in given.assignments):
         raise UserError(f"{data} has its crops already; leave settings of sampling out.")
+    if card and is_url(model):
+        raise UserError(f"{model}: --card writes into the detector; give it as a local folder.")
     split = split or "val"
     _, info = load_network(model)  # a bad detector is told here, not by a worker
     settings = given.settings(base=info.settings())
     sampling, decision = settings.sampling, settings.decision
+    if card and decision != info.decision:
+        raise UserError("--card is of the detector's own decision; leave settings of it out.")
     out = out or new_out_folder("evaluate")
     source = {"--video-dir": video_dir, "--ground-truth": ground_truth, "--data": data}
     words = [str(word) for pair in source.items() if pair[1] for word in pair]
     words += ["--split", split] if data is not None else []
     words += ["--explain"] * explain + ["--localisation"] * localisation
+    words += ["--card"] * card
     command = command_of(["--model", model, *words], given)
     with connected(output) as ray_logs:
         judge = Judging(model, info, sampling, decision, batch_size, output)
@@ -136,7 +152,22 @@ def evaluate(
             localisation=where,
         )
     show(report, out, output)
+    if card and report.clip_scores is not None:
+        save_description(Path(model), info.model_copy(update={"evaluation": _evaluated(report)}))
+        output.say(f"Model card: {Path(model) / CARD}")
     return report
+
+
+def _evaluated(report: EvaluationReport) -> Evaluated:
+    scores = report.clip_scores
+    assert scores is not None
+    return Evaluated(
+        command=report.command,
+        fake=scores.fake,
+        real=scores.real,
+        sentences=summary(report),
+        figures={NAMES.get(name, name): scores.estimate(name).text() for name in FIGURES},
+    )
 
 
 class Judging:

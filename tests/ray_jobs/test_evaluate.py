@@ -100,6 +100,22 @@ def test_the_worst_clips_are_explained_and_forged_parts_looked_for(
     assert not (out / ".splices").exists()
 
 
+def test_the_model_card_takes_its_figures_from_an_evaluation(
+    dataset: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(detector, own)
+    how = ("--model", own, "--data", dataset, "--split", "test", "--card")
+    assert evaluate(*how, "--threshold", 0.4, "--out", tmp_path / "a") == 2
+    assert "--card is of the detector's own decision" in capsys.readouterr().err
+    assert evaluate(*how, "--out", tmp_path / "b") == 0
+    report = json.loads((tmp_path / "b" / "evaluation_report.json").read_text())
+    card = (own / "README.md").read_text()
+    assert f"| AUC | {report['clip_scores']['auc']:.3f} [" in card
+    assert report["command"] in card
+    assert read_info(own).evaluation is not None
+
+
 def test_forged_parts_are_looked_for_only_where_there_are_pairs(
     clips: Path, detector: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
