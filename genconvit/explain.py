@@ -140,8 +140,7 @@ def explain_crop(
             f"the crop has the shape {crop_HWC.shape}, and the detector takes ({size}, {size}, 3); "
             "resize it."
         )
-    calibration = detector.info.calibration
-    temperature = calibration.temperature if calibration else 1.0
+    temperature = detector.temperature
     pixels_1CHW = to_images(crop_HWC[None], detector.device)
     output, toward_fake_HW = _integrated_cam(
         detector.network, to_images(blurred(crop_HWC)[None], detector.device), pixels_1CHW

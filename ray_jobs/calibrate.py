@@ -22,7 +22,7 @@ from genconvit.checkpoint import (
     save_detector,
 )
 from genconvit.config import DecisionSettings
-from genconvit.data.plan import CHUNK_ROWS, chunks, load_chunk, whole
+from genconvit.data.plan import CHUNK_ROWS, chunks, whole
 from genconvit.data.shards import FrameDataset, open_dataset, refuse_other_crops
 from genconvit.errors import UserError
 from genconvit.evaluate.calibration.calibrate import Calibrated, LabelledClip, Plan
@@ -33,6 +33,7 @@ from genconvit.wording import plural
 from ray_jobs.cluster import connected
 from ray_jobs.options import Given
 from ray_jobs.output import Output
+from ray_jobs.stream import load_rows
 
 COLUMNS = ("label", "video_id", "group", "frame_index")
 
@@ -125,7 +126,11 @@ def score_clips(
         ray.data.from_items(
             [{"chunk": pickle.dumps(chunk)} for chunk in planned], override_num_blocks=len(planned)
         )
-        .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": info.model.image_size})
+        .map_batches(
+            load_rows,
+            batch_size=1,
+            fn_kwargs={"image_size": info.model.image_size, "columns": COLUMNS},
+        )
         .map_batches(
             _Logits,
             fn_constructor_kwargs={
@@ -153,11 +158,6 @@ def score_clips(
         )
         for name, crops in rows.items()
     ]
-
-
-def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """Runs in a Ray task: reads and decodes one chunk."""
-    return load_chunk(pickle.loads(batch["chunk"][0]), image_size, COLUMNS)
 
 
 class _Logits:

@@ -203,7 +203,7 @@ def _judge_all(
             if clips is not None:
                 judged[run.detector] = judging.clips(clips)
             elif dataset is not None and split is not None:
-                judged[run.detector] = judging.shards(dataset.path, split)
+                judged[run.detector] = judging.shards(dataset, split)
         except Exception as error:  # the other variants go on
             failed[run.variant] = reason_of(error)
             output.warn(f"{run.variant}: {failed[run.variant]}")

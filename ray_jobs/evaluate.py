@@ -23,7 +23,7 @@ from genconvit.config import CLASSES, DecisionSettings, SamplingSettings
 from genconvit.data.catalog import Clip, attach_labels, find_clips
 from genconvit.data.clip_table import ClipRecord
 from genconvit.data.detectors import with_detector_digest
-from genconvit.data.plan import CHUNK_ROWS, chunks, load_chunk, whole
+from genconvit.data.plan import CHUNK_ROWS, chunks, whole
 from genconvit.data.shards import (
     SPLITS,
     FrameDataset,
@@ -49,6 +49,7 @@ from ray_jobs.judge_clips import CROPS_A_GPU_PASS, Judged, Scoring, judge_clips
 from ray_jobs.localisation import measure_localisation, pairs_of
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
+from ray_jobs.stream import load_rows
 
 SHARD_COLUMNS = ("label", "video_id", "frame_index", "time_s", "track", "box")
 
@@ -107,6 +108,7 @@ def evaluate(
     sampling, decision = settings.sampling, settings.decision
     if card and decision != info.decision:
         raise UserError("--card is of the detector's own decision; leave settings of it out.")
+    dataset = open_dataset(data) if data is not None else None
     out = out or new_out_folder("evaluate")
     source = {"--video-dir": video_dir, "--ground-truth": ground_truth, "--data": data}
     words = [str(word) for pair in source.items() if pair[1] for word in pair]
@@ -116,10 +118,10 @@ def evaluate(
     command = command_of(["--model", model, *words], given)
     with connected(output) as ray_logs:
         judge = Judging(model, info, sampling, decision, batch_size, output)
-        if data is not None:
+        if dataset is not None:
             output.say(f"Judging the {split} split of {data}. Ray's logs: {ray_logs}")
-            rows = judge.shards(data, split)
-            faces = faces_of_shards(open_dataset(data), split)
+            rows = judge.shards(dataset, split)
+            faces = faces_of_shards(dataset, split)
         else:
             assert video_dir is not None
             clips = find_clips(video_dir)
@@ -132,7 +134,10 @@ def evaluate(
             raise UserError(
                 f"none of the {len(rows)} clips could be judged; the first: {rows[0].failure}"
             )
-        notes, where = _notes(info, data, split), None
+        notes, where = [], None
+        if dataset is not None:
+            notes = _notes(info, data, dataset, split)
+        calibrated_here = dataset is not None and _calibrated_on(info, dataset, split)
         if localisation:
             dense = Judging(model, info, DENSE, decision, batch_size, output)
             try:
@@ -146,7 +151,7 @@ def evaluate(
             decision,
             command,
             notes,
-            fit=None if _calibrated_on(info, data, split) else stated_fit(info, decision),
+            fit=None if calibrated_here else stated_fit(info, decision),
             faces=faces,
             explain=explainer(model, decision, output) if explain else None,
             localisation=where,
@@ -226,18 +231,19 @@ class Judging:
                 bar.advance(count=len(some))
         return [rows[clip.name] for clip in clips]
 
-    def shards(self, data: str | Path, split: str) -> list[EvaluatedClip]:
+    def shards(self, dataset: FrameDataset, split: str) -> list[EvaluatedClip]:
         """Judges the clips of a split by their crops."""
         if split not in SPLITS:
             raise UserError(f"--split {split}: the splits are {', '.join(SPLITS)}.")
-        dataset = open_dataset(data)
         refuse_other_crops(dataset, self.info.preprocess)
         planned = chunks(whole(dataset.row_groups(split)))
         items = [{"chunk": pickle.dumps(chunk)} for chunk in planned]
         size = self.info.model.image_size
         scored = (
             ray.data.from_items(items, override_num_blocks=len(items))
-            .map_batches(_load_crops, batch_size=1, fn_kwargs={"image_size": size})
+            .map_batches(
+                load_rows, batch_size=1, fn_kwargs={"image_size": size, "columns": SHARD_COLUMNS}
+            )
             .map_batches(_CropScorer, **{**self.scorer, "batch_size": CHUNK_ROWS})
         )
         crops: dict[str, list[CropScore]] = defaultdict(list)
@@ -281,11 +287,6 @@ def _row(judged: Judged) -> EvaluatedClip:
     return EvaluatedClip(clip.name, clip.label, judged.verdict, failure, *about, judged.crops)
 
 
-def _load_crops(batch: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """Runs in a Ray task: reads and decodes one chunk."""
-    return load_chunk(pickle.loads(batch["chunk"][0]), image_size, SHARD_COLUMNS)
-
-
 class _CropScorer:
     """Runs in a Ray actor: decoded crops to scores."""
 
@@ -308,16 +309,16 @@ class _CropScorer:
         return {"video_id": batch["video_id"], "label": batch["label"], "crop": crops}
 
 
-def _notes(info: DetectorInfo, data: str | Path | None, split: str) -> list[str]:
-    if data is None:
-        return []
+def _notes(
+    info: DetectorInfo, data: str | Path | None, dataset: FrameDataset, split: str
+) -> list[str]:
     notes = [
         f"Judged by the crops in {data}, split {split}: frames without a face are not counted."
     ]
-    knows = knows_split(info, open_dataset(data), split)
+    knows = knows_split(info, dataset, split)
     if knows:
         notes.append(f"This detector was {knows} this split, so these figures flatter it.")
-    if _calibrated_on(info, data, split):
+    if _calibrated_on(info, dataset, split):
         notes.append(
             "This detector was calibrated on this split: its error rate is kept there by "
             "construction, and P(fake) is as right as it can be."
@@ -325,11 +326,9 @@ def _notes(info: DetectorInfo, data: str | Path | None, split: str) -> list[str]
     return notes
 
 
-def _calibrated_on(info: DetectorInfo, data: str | Path | None, split: str) -> bool:
+def _calibrated_on(info: DetectorInfo, dataset: FrameDataset, split: str) -> bool:
     fit = info.calibration.fit if info.calibration else None
-    if fit is None or data is None:
-        return False
-    return split == fit.split and open_dataset(data).digest == fit.data_digest
+    return fit is not None and split == fit.split and dataset.digest == fit.data_digest
 
 
 def knows_split(info: DetectorInfo, dataset: FrameDataset, split: str) -> str:

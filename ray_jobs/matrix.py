@@ -158,7 +158,7 @@ def _judged(
         assert dataset.split is not None
         for model in models:
             how = (model.path, model.info, model.sampling, model.decision, batch_size, output)
-            rows = Judging(*how).shards(dataset.shards.path, dataset.split)
+            rows = Judging(*how).shards(dataset.shards, dataset.split)
             failures |= {row.name: row.failure for row in rows if row.failure}
             found[model.name] = {row.name: row.verdict for row in rows if row.verdict}
     names = [name for name in dataset.clips if all(name in each for each in found.values())]

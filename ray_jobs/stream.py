@@ -53,7 +53,7 @@ def stream(
     context.target_max_block_size = None
     items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _load,
+        load_rows,
         batch_size=1,
         fn_kwargs={"image_size": image_size, "columns": tuple(columns)},
         num_cpus=num_cpus,
@@ -74,7 +74,8 @@ def _nothing() -> None:
     """Finding this function imports what decoding needs."""
 
 
-def _load(batch: dict[str, Any], image_size: int, columns: tuple[str, ...]) -> dict[str, Any]:
+def load_rows(batch: dict[str, Any], image_size: int, columns: tuple[str, ...]) -> dict[str, Any]:
+    """Runs in a Ray task: reads and decodes one pickled `Chunk`."""
     return load_chunk(pickle.loads(batch["chunk"][0]), image_size, columns)
 
 

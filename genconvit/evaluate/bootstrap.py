@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from genconvit.evaluate.estimate import Estimate as Estimate
 from genconvit.evaluate.metrics import clip_metrics
 from genconvit.evaluate.resampling import DRAWS as DRAWS
-from genconvit.evaluate.resampling import drawn_counts, interval
+from genconvit.evaluate.resampling import drawn_counts, interval, ratio
 from genconvit.evaluate.resampling import resampled_scores as resampled_scores
 from genconvit.verdict import Verdict
 
@@ -114,11 +114,11 @@ class _Run:
         )
         return np.stack(
             [
-                _ratio(counts_DN @ self.right, clips_D),
-                _ratio(2 * right_fake_D, 2 * right_fake_D + wrong_D),
+                ratio(counts_DN @ self.right, clips_D),
+                ratio(2 * right_fake_D, 2 * right_fake_D + wrong_D),
                 auc_D,
                 eer_D,
-                _ratio(counts_DN @ self.decided, clips_D),
+                ratio(counts_DN @ self.decided, clips_D),
             ]
         )
 
@@ -172,7 +172,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _minus(value: float | None, first: float | None) -> float | None:
     return None if value is None or first is None else value - first
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

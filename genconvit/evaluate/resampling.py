@@ -135,7 +135,7 @@ def measured_share(part_N: _Bools, whole_N: _Bools, groups: Sequence[str]) -> Es
         return Estimate(value=value)
     masks_N2 = np.stack([part_N & whole_N, whole_N], axis=1)
     part_D, whole_D = np.concatenate([counts @ masks_N2 for counts in drawn_counts(groups)]).T
-    low, high = interval(_ratio(part_D, whole_D)) or (None, None)
+    low, high = interval(ratio(part_D, whole_D)) or (None, None)
     return Estimate(value=value, low=low, high=high)
 
 
@@ -184,17 +184,17 @@ def resampled_figures(
     sums_DM = counts_DN.astype(float) @ np.column_stack([*calls, loss_N, square_N])
     tp_D, fn_D, fp_D, tn_D, loss_D, square_D = sums_DM.T
     clips_D, fakes_D, reals_D = tp_D + fn_D + fp_D + tn_D, tp_D + fn_D, fp_D + tn_D
-    recall_D = _ratio(tp_D, fakes_D)
+    recall_D = ratio(tp_D, fakes_D)
     margins_D = fakes_D * reals_D * (tp_D + fp_D) * (tn_D + fn_D)
     figures = dict.fromkeys(DRAWN, np.full(len(counts_DN), np.nan)) | {
-        "accuracy": _ratio(tp_D + tn_D, clips_D),
-        "balanced_accuracy": (recall_D + _ratio(tn_D, reals_D)) / 2,
-        "precision": _ratio(tp_D, tp_D + fp_D),
+        "accuracy": ratio(tp_D + tn_D, clips_D),
+        "balanced_accuracy": (recall_D + ratio(tn_D, reals_D)) / 2,
+        "precision": ratio(tp_D, tp_D + fp_D),
         "recall": recall_D,
-        "f1": _ratio(2 * tp_D, 2 * tp_D + fp_D + fn_D),
-        "mcc": _ratio(tp_D * tn_D - fp_D * fn_D, np.sqrt(margins_D)),
-        "log_loss": _ratio(loss_D, clips_D),
-        "brier": _ratio(square_D, clips_D),
+        "f1": ratio(2 * tp_D, 2 * tp_D + fp_D + fn_D),
+        "mcc": ratio(tp_D * tn_D - fp_D * fn_D, np.sqrt(margins_D)),
+        "log_loss": ratio(loss_D, clips_D),
+        "brier": ratio(square_D, clips_D),
     }
     both_D = (fakes_D > 0) & (reals_D > 0)
     if both_D.any():
@@ -257,6 +257,6 @@ class _Curves:
         return np.where(allowed_DK, self.found_DK / self.fakes_D1, 0.0).max(axis=1)
 
 
-def _ratio(part: _Floats | _Counts, whole: _Floats | _Counts) -> _Floats:
+def ratio(part: _Floats | _Counts, whole: _Floats | _Counts) -> _Floats:
     """NaN where there is nothing to divide by."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -18,7 +18,7 @@ from genconvit.evaluate.aggregate import frame_step
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.localisation.intervals import union, why_not_searched
 from genconvit.evaluate.localisation.splice import SplicedClip
-from genconvit.evaluate.resampling import DRAWS, drawn_counts, interval, resampled_scores
+from genconvit.evaluate.resampling import DRAWS, drawn_counts, interval, ratio, resampled_scores
 from genconvit.verdict import Verdict
 
 Spans = Sequence[tuple[float, float]]
@@ -109,7 +109,7 @@ def localisation_scores(
         """Those of each draw (4, D)."""
         auc_D, _ = resampled_scores(forged_F, p_fake_F, np.repeat(counts_DN, frames_N, axis=1))
         clips, iou_sum, shared, whole, hits, parts = (counts_DN @ sums_NK).T
-        return np.stack([auc_D, _ratio(iou_sum, clips), _ratio(shared, whole), _ratio(hits, parts)])
+        return np.stack([auc_D, ratio(iou_sum, clips), ratio(shared, whole), ratio(hits, parts)])
 
     found_4 = figures(np.ones((1, len(results)), np.int64))[:, 0]
     groups = [truth.group for truth in truths]
@@ -163,10 +163,6 @@ def _overlap(first: Spans, second: Spans) -> tuple[float, float]:
     first, second = union(first), union(second)
     shared = sum(max(0.0, min(b, d) - max(a, c)) for a, b in first for c, d in second)
     return shared, sum(end - start for start, end in (*first, *second)) - shared
-
-
-def _ratio(part_D: NDArray[np.float64], whole_D: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(part_D, whole_D, out=np.full(len(whole_D), np.nan), where=whole_D > 0)
 
 
 def _estimate(value: float, drawn_D: NDArray[np.float64]) -> Estimate:

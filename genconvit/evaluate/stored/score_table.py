@@ -73,6 +73,12 @@ CROP_SCHEMA = pa.schema([_NAME, *_OF_CROP])
 Row = dict[str, Any]
 
 
+def crop_values(crop: CropScore) -> tuple[int | float | None, ...]:
+    """A crop's cells in the columns of `CROP_SCHEMA`, but for the clip's name."""
+    place = (crop.frame_index, crop.time_s, crop.track)
+    return (*place, crop.p_fake, *(crop.sigmoids or (None, None)))
+
+
 def part_row(
     name: str,
     stamp: str,
@@ -104,9 +110,8 @@ def part_row(
     if verdict is None:
         return row | {"reason": failure}
     for crop in crops:
-        place = (crop.frame_index, crop.time_s, crop.track)
-        values = (*place, crop.p_fake, *(crop.sigmoids or (None, None)))
-        row["crops"].append({key: value for (key, _), value in zip(_OF_CROP, values, strict=True)})
+        values = zip(_OF_CROP, crop_values(crop), strict=True)
+        row["crops"].append({key: value for (key, _), value in values})
     return row | {
         "verdict": verdict.verdict,
         "score": verdict.probability_fake,

@@ -25,9 +25,14 @@ from genconvit.errors import UserError
 from genconvit.evaluate.aggregate import judge
 from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
 from genconvit.evaluate.stored.score_rows import Row, read_rows
+from genconvit.evaluate.stored.score_table import (
+    CROP_SCHEMA,
+    CROP_SCORES,
+    SCORES,
+    SCORES_CSV,
+    crop_values,
+)
 from genconvit.verdict import Verdict
-
-SCORES, SCORES_CSV, CROP_SCORES = "scores.parquet", "scores.csv", "crop_scores.parquet"
 
 OF_CLIP = ("label", "group", "method", "source")
 RESULTS = frozenset(
@@ -36,17 +41,8 @@ RESULTS = frozenset(
     | {"path", "video_name"}
 )
 """Columns that tell of the judging, not of the clip; clips are not divided by them."""
-CROP_SCHEMA = pa.schema(
-    [
-        ("video_name", pa.string()),
-        ("frame_index", pa.int64()),
-        ("time_s", pa.float64()),
-        ("track", pa.int64()),
-        ("probability_fake", pa.float64()),
-        ("sigmoid_fake", pa.float64()),
-        ("sigmoid_real", pa.float64()),
-    ]
-)
+CLIPS_A_ROW_GROUP = 1024
+"""In the table of crops: a row group a clip would make mostly footers."""
 NO_BOX = (0, 0, 0, 0)
 """Where a face was is not stored with its score."""
 
@@ -69,9 +65,6 @@ class _Stored:
     failure: str = ""
     frames_sampled: int = 0
     frames_with_face: int = 0
-
-
-CLIPS_A_ROW_GROUP = 1024
 
 
 def read_scores(
@@ -165,8 +158,7 @@ def _write_crops(path: Path, rows: Sequence[EvaluatedClip]) -> None:
     with pq.ParquetWriter(path, CROP_SCHEMA, compression="zstd") as writer:
         for start in range(0, len(rows), CLIPS_A_ROW_GROUP):
             lines = [
-                (row.name, crop.frame_index, crop.time_s, crop.track, crop.p_fake)
-                + (crop.sigmoids or (None, None))
+                (row.name, *crop_values(crop))
                 for row in rows[start : start + CLIPS_A_ROW_GROUP]
                 for crop in row.crops
             ]
