@@ -23,6 +23,7 @@ from genconvit.config_data import (
     StreamSettings,
 )
 from genconvit.config_decision import DecisionSettings
+from genconvit.config_serve import ServeSettings
 from genconvit.config_train import LossSettings, TrainSettings
 from genconvit.config_tune import TuneSettings
 from genconvit.presets import PRESETS, V2_ONLY
@@ -149,16 +150,6 @@ class ModelSettings(Section):
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights exclude each other; give one of them")
         return self
-
-
-class ServeSettings(Section):
-    """The HTTP endpoint."""
-
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=1, le=65_535, description="Port to listen on.")
-    max_upload_mb: int = Field(
-        512, ge=1, le=1_000_000, description="Largest file that is taken, MB."
-    )
 
 
 class Settings(Section):
