@@ -35,6 +35,7 @@ from genconvit.errors import UserError
 from genconvit.files import read_json, replaced_file, replaced_folder, write_json
 from genconvit.model_card import model_card
 from genconvit.models.registry import build_from_settings
+from genconvit.reference import Reference
 from genconvit.storage import fetched, is_url, read_remote, upload
 
 WEIGHTS = "model.safetensors"
@@ -130,6 +131,9 @@ class DetectorInfo(BaseModel):
     evaluation: Evaluated | None = Field(
         None, description="By `genconvit evaluate --card`, with this decision."
     )
+    reference: Reference | None = Field(
+        None, description="Scores and crops of the validation split, to compare later ones with."
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Seed, epoch, crops, loss weights; or what it is from."
     )
@@ -145,6 +149,11 @@ class DetectorInfo(BaseModel):
     def id(self) -> str:
         """Short name of these exact weights."""
         return f"{self.model.arch}-{self.model.preset}-{self.weights_sha256[:8]}"
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits of a crop before the softmax."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     def settings(self) -> Settings:
         """The settings that a detector brings along."""

@@ -17,7 +17,7 @@ from ray_jobs.output import Output
 
 SHARE_OF_STORE = 0.6
 """The rest of the object store is for what else goes through it."""
-COLUMNS = ("label", "video_id")
+COLUMNS = ("label", "video_id", "box")
 AT_ONCE = 64
 
 

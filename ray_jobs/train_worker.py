@@ -147,7 +147,7 @@ def _train(config: dict[str, Any]) -> None:
                 validate=lambda: read(
                     epochs.validate(),
                     batch_size=max(plan.rows, min(4 * plan.rows, VALIDATION_ROWS)),
-                    columns=("label", "video_id"),
+                    columns=("label", "video_id", "box"),
                 ),
                 rows=epochs.rows,
                 class_counts=epochs.class_counts,

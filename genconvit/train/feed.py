@@ -13,7 +13,8 @@ from torch import Tensor
 from genconvit.data.ahead import ahead
 
 Batch = dict[str, Any]
-"""`image`: uint8 (B, S, S, 3); `label`: (B,), 0 fake, 1 real; to validate also `video_id`: (B,)."""
+"""`image`: uint8 (B, S, S, 3); `label`: (B,), 0 fake, 1 real; to validate also `video_id`: (B,),
+and `box`: (B, 4) where it is known."""
 
 AHEAD = 2
 """Batches that are on the device before they are asked for."""

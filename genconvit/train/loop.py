@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from genconvit.config import Settings
 from genconvit.errors import UserError
+from genconvit.reference import CropSample
 from genconvit.train.batches import BatchPlan
 from genconvit.train.distributed import (
     gather_from_workers,
@@ -32,6 +33,9 @@ from genconvit.train.step import Objective, Preparation, TrainStep
 from genconvit.train.sums import Sums
 from genconvit.train.validate import labels_of, validate
 from genconvit.train.watch import Ask, Event, RunEndedError, Watch
+
+REFERENCE_CROPS = 2000
+"""Of the validation split, whose looks are kept with the detector; a small share of a pass."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def fit(
         # Whoever was cut off between a state and what is told of it tells it now.
         _by_the_first(partial(folder.save_epoch, state))
     watch = Watch(settings, state, device, save, on_event, ask)
+    sample = CropSample(max(1, REFERENCE_CROPS // rank_and_world()[1]))
     step: TrainStep | None = None
     while state.epoch < train.epochs and not state.stopping.should_stop:
         epoch, started = state.epoch + 1, time.monotonic() - state.seconds
@@ -139,7 +144,8 @@ def fit(
         val: dict[str, Any] | None = None
         if not train.train_on_val:
             on_event({"event": "phase", "title": "validating"})
-            val = validate(state.judge, data.validate(), objective, device)
+            val = validate(state.judge, data.validate(), objective, device, sample)
+            state.reference = val.pop("reference")
         judged = means if val is None else val
         _refuse_nan(means["loss"], judged["loss"], epoch)
         seconds = time.monotonic() - started

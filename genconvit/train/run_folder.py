@@ -150,6 +150,7 @@ class RunFolder:
                 "loss": self.settings.loss.model_dump(),
             },
             metrics=entry["val"] or {},
+            reference=state.reference,
             data_digest=self.data["digest"],
         )
         weights = state.judge.state_dict()

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from genconvit.config import TrainSettings
 from genconvit.errors import UserError
+from genconvit.reference import Reference
 from genconvit.train.batches import BatchPlan
 from genconvit.train.distributed import gather_from_workers, rank_and_world, seed_everything
 from genconvit.train.ema import build_ema
@@ -50,6 +51,7 @@ class RunState:
         stopping: Best epoch and patience.
         sums: Of the epoch under way.
         history: An entry for each epoch that is done.
+        reference: Of the last epoch that was validated.
         batches: Batches of the epoch under way that are done.
         updates: Optimiser steps of the whole run.
         skipped: Those of them that changed nothing, since a gradient was not finite.
@@ -67,6 +69,7 @@ class RunState:
     skipped: Tensor
     skipped_in_a_row: Tensor
     history: list[dict[str, Any]] = field(default_factory=list)
+    reference: Reference | None = None
     batches: int = 0
     updates: int = 0
     seconds: float = 0.0
@@ -126,6 +129,7 @@ class RunState:
             "average": None if self.average is None else self.average.module.state_dict(),
             "stopping": self.stopping.state_dict(),
             "history": self.history,
+            "reference": self.reference and self.reference.model_dump(),
             "batches": self.batches,
             "updates": self.updates,
             "seconds": self.seconds,
@@ -158,6 +162,8 @@ class RunState:
             self.average.module.load_state_dict(state["average"])
         self.stopping.load_state_dict(state["stopping"])
         self.history = list(state["history"])
+        if state.get("reference") is not None:  # states of earlier versions have none
+            self.reference = Reference.model_validate(state["reference"])
         self.updates, self.seconds = state["updates"], state["seconds"]
         self.skipped.copy_(state["skipped"])
         self.skipped_in_a_row.copy_(state["skipped_in_a_row"])

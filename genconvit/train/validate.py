@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genconvit.data.tensors import to_device, to_images
 from genconvit.evaluate.metrics import binary_scores, mean_by_clip
 from genconvit.models.autoencoder import normalize
+from genconvit.reference import CropSample, build_reference
 from genconvit.train.distributed import gather_from_workers
 from genconvit.train.feed import Batch, Feed
 from genconvit.train.step import Objective
@@ -21,7 +22,11 @@ from genconvit.train.watch import RunEndedError
 
 @torch.inference_mode()
 def validate(
-    network: nn.Module, batches: Iterable[Batch], objective: Objective, device: torch.device
+    network: nn.Module,
+    batches: Iterable[Batch],
+    objective: Objective,
+    device: torch.device,
+    sample: CropSample | None = None,
 ) -> dict[str, Any]:
     """Losses and metrics over every validation crop exactly once, the same on every worker.
 
@@ -31,10 +36,11 @@ def validate(
         batches: This worker's share.
         objective: The loss.
         device: Where to compute.
+        sample: This worker's, the same one in every epoch; it makes a `reference` of the pass.
 
     Returns:
         The means of the loss parts, `frame_auc`, `clip_auc` (None with one class only),
-        `clip_accuracy`, `crops`.
+        `clip_accuracy`, `crops`; with a sample also `reference`.
 
     Raises:
         RunEndedError: The scores are not finite.
@@ -55,6 +61,8 @@ def validate(
         sums.add(parts, len(labels_B))
         clips.append(batch["video_id"])
         fakes.append(batch["label"] == 0)
+        if sample is not None:
+            sample.add(batch)  # while a GPU is still at the batch
     own = torch.cat(scores).cpu().numpy() if scores else np.zeros(0)
     rows = [(np.concatenate(clips), np.concatenate(fakes), own)] if scores else []
     everyone = [row for worker in gather_from_workers(rows) for row in worker]
@@ -67,12 +75,16 @@ def validate(
     names, clip_p = mean_by_clip(video_ids.tolist(), p_fake)
     fake_clips = set(video_ids[is_fake].tolist())
     clip_is_fake = np.array([name in fake_clips for name in names])
-    return {
+    figures = {
         **means,
         "frame_auc": binary_scores(is_fake, p_fake)["auc"],
         "clip_auc": binary_scores(clip_is_fake, clip_p)["auc"],
         "clip_accuracy": float(np.mean((clip_p > 0.5) == clip_is_fake)),
     }
+    if sample is None:
+        return figures
+    samples = gather_from_workers(sample.scored(own))
+    return {**figures, "reference": build_reference((names, clip_p, clip_is_fake), samples)}
 
 
 def labels_of(batch: Batch) -> Tensor:

@@ -26,7 +26,7 @@ def epochs(dataset: Path, rank: int = 0, world: int = 1, **settings: Any) -> Epo
 
 
 def read(chunks: list[Any], cache: Any = None) -> list[dict[str, np.ndarray]]:
-    columns = ("label", "video_id")
+    columns = ("label", "video_id", "box")
     found = stream(chunks, image_size=64, batch_size=10, columns=columns, cache=cache)
     return [{name: column.copy() for name, column in batch.items()} for batch in found]
 
