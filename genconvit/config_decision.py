@@ -68,6 +68,12 @@ class DecisionSettings(Section):
                 raise ValueError("isotonic must hold scores and P(fake) from 0 to 1")
         return self
 
+    def with_aggregation(self, aggregation: Aggregation | None) -> DecisionSettings:
+        """The same, or for another aggregation, for which nothing is fitted."""
+        if aggregation is None or aggregation == self.aggregation:
+            return self
+        return DecisionSettings(aggregation=aggregation, top_k=self.top_k)
+
     @property
     def band(self) -> tuple[float, float]:
         """What is UNDECIDED: P(fake) from the first to the second."""

@@ -45,7 +45,7 @@ class Detector:
     @property
     def temperature(self) -> float:
         """Divides the logits of a crop before the softmax."""
-        return self.info.calibration.temperature if self.info.calibration else 1.0
+        return self.info.temperature
 
     def judge(
         self,
@@ -104,29 +104,9 @@ class Detector:
             logits_BRK = self.logits(images, batch_size)
             for crop, rows_RK in zip(batch, logits_BRK, strict=True):
                 where = (crop.frame_index, crop.time_s, crop.track, crop.box)
-                timeline.append(self.point(*where, rows_RK, decision))
+                timeline.append(timeline_point(*where, rows_RK, decision, self.temperature))
         verdict = decide(name, timeline, found.frames_sampled, decision)
         return verdict, [crop.jpeg for crop in crops]
-
-    def point(
-        self,
-        frame_index: int,
-        time_s: float,
-        track: int,
-        box: tuple[int, int, int, int],
-        logits_RK: np.ndarray,
-        decision: DecisionSettings,
-    ) -> TimelinePoint:
-        """A crop's place in its clip and its logits (R, 2) as a point of the timeline."""
-        p_fake, sigmoids = crop_probability(logits_RK, decision, self.temperature)
-        return TimelinePoint(
-            time_s=round(time_s, 3),
-            frame_index=frame_index,
-            track=track,
-            box=box,
-            probability_fake=p_fake,
-            sigmoids=sigmoids,
-        )
 
     @torch.inference_mode()
     def logits(self, crops_BHWC: np.ndarray, batch_size: int = CROPS_A_PASS) -> np.ndarray:
@@ -149,6 +129,27 @@ class Detector:
             rows = [output.ed_logits, output.vae_logits] if both else [output.logits]
             passes.append(torch.stack(rows, dim=1).double().cpu().numpy())
         return np.concatenate(passes[1:] or passes)
+
+
+def timeline_point(
+    frame_index: int,
+    time_s: float,
+    track: int,
+    box: tuple[int, int, int, int],
+    logits_RK: np.ndarray,
+    decision: DecisionSettings,
+    temperature: float,
+) -> TimelinePoint:
+    """A crop's place in its clip and its logits (R, 2) as a point of the timeline."""
+    p_fake, sigmoids = crop_probability(logits_RK, decision, temperature)
+    return TimelinePoint(
+        time_s=round(time_s, 3),
+        frame_index=frame_index,
+        track=track,
+        box=box,
+        probability_fake=p_fake,
+        sigmoids=sigmoids,
+    )
 
 
 def load_detector(path: str | Path, device: str = "auto", *, fast: bool = False) -> Detector:

@@ -25,7 +25,7 @@ from genconvit.evaluate.names import short_names
 from genconvit.evaluate.robustness.distorted_crops import distorted_crops
 from genconvit.evaluate.robustness.distortions import Condition
 from genconvit.evaluate.robustness.results import JudgedClip
-from genconvit.predict import CROPS_A_PASS, Detector, load_detector
+from genconvit.predict import CROPS_A_PASS, Detector, load_detector, timeline_point
 from genconvit.storage import absolute
 from genconvit.verdict import Verdict
 from ray_jobs.crop_clips import Cropped, Deaths, crop_part, one_row
@@ -199,8 +199,14 @@ class _Scorer:
         verdicts = {}
         for condition, crops in whole.items():
             points = [
-                detector.point(
-                    crop.frame_index, crop.time_s, crop.track, crop.box, logits[crop.jpeg], decision
+                timeline_point(
+                    crop.frame_index,
+                    crop.time_s,
+                    crop.track,
+                    crop.box,
+                    logits[crop.jpeg],
+                    decision,
+                    detector.temperature,
                 )
                 for crop in crops.crops
             ]

@@ -20,7 +20,7 @@ from genconvit.evaluate.aggregate import decide
 from genconvit.explain import ClipEvidence, deciding, evidence_for, explain_crop
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings
-from genconvit.predict import Detector, load_detector
+from genconvit.predict import Detector, load_detector, timeline_point
 from genconvit.verdict import TimelinePoint, Verdict
 from tests.conftest import small_settings
 from tests.models.test_switches import MODELS
@@ -137,9 +137,9 @@ def test_the_score_is_that_of_the_verdict(nano: Detector) -> None:
     crop = crop_with(250)
     warm = detector_of(nano.network, nano.info.model, calibration=Calibration(temperature=3.0))
     for detector in (nano, warm):
-        point = detector.point(
-            0, 0.0, 0, (0, 0, 9, 9), detector.logits(crop[None])[0], detector.info.decision
-        )
+        rows = detector.logits(crop[None])[0]
+        decision, temperature = detector.info.decision, detector.temperature
+        point = timeline_point(0, 0.0, 0, (0, 0, 9, 9), rows, decision, temperature)
         findings = explain_crop(detector, crop, random_maps=2).findings
         assert findings.probability_fake == pytest.approx(point.probability_fake)
         assert findings.agreement.fused == findings.probability_fake

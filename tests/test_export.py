@@ -25,7 +25,7 @@ from genconvit.errors import UserError
 from genconvit.export import export_onnx
 from genconvit.folder import Folder
 from genconvit.models.registry import build_from_settings
-from genconvit.predict import Detector, load_detector
+from genconvit.predict import Detector, load_detector, timeline_point
 from ray_jobs.export import export, find_crops
 from ray_jobs.output import Output
 from tests.conftest import small_settings
@@ -84,7 +84,10 @@ def test_the_file_answers_as_the_detector(
     logits, p_fake = run(exported, crops[:batch])
     expected = eager.logits(crops[:batch])
     np.testing.assert_allclose(logits, expected[:, 0], atol=1e-5)
-    scores = [eager.point(0, 0.0, 0, (0, 0, 1, 1), row, eager.info.decision) for row in expected]
+    scores = [
+        timeline_point(0, 0.0, 0, (0, 0, 1, 1), row, eager.info.decision, eager.temperature)
+        for row in expected
+    ]
     np.testing.assert_allclose(p_fake, [point.probability_fake for point in scores], atol=1e-5)
 
 
