@@ -18,15 +18,18 @@ LOCK = ".lock"
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, which takes the place of `path` when the block ends well."""
+def replaced_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Yields a path to write to, which takes the place of `path` when the block ends well.
+
+    Its permissions are `mode` less what the umask takes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     aside = Path(name)
     try:
         yield aside
-        aside.chmod(0o666 & ~_umask())
+        aside.chmod(mode & ~_umask())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

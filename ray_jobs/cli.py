@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import typer
 
 from genconvit.errors import UserError
-from ray_jobs import cli_bench, cli_data, cli_judge
+from ray_jobs import cli_bench, cli_data, cli_judge, cli_serve
 from ray_jobs.failures import user_error_in
 from ray_jobs.options import (
     COMMON,
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app)
 app.add_typer(cli_judge.app)
+app.add_typer(cli_serve.app)
 app.add_typer(cli_bench.app, name="bench", no_args_is_help=True)
 
 
@@ -159,15 +160,6 @@ def info(
         batch_size,
         Output(json),
     )
-
-
-@app.command()
-@with_settings({"--host": "serve.host", "--port": "serve.port"})
-def serve(model: Model, *, given: Given) -> None:
-    """Answer over HTTP: POST /v1/detect."""
-    from serve.app import serve_forever
-
-    serve_forever(model, given.settings().serve)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 
 from fastapi.responses import JSONResponse
@@ -42,7 +43,9 @@ class ProblemError(Exception):
     def response(self, request_id: str = "") -> JSONResponse:
         """The HTTP response."""
         headers = {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="genconvit"'
         if self.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, round(self.retry_after_s)))
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         content = self.document(request_id).model_dump(mode="json")
         return JSONResponse(content, self.status, headers, media_type=MEDIA_TYPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -13,9 +14,11 @@ from rich.text import Text
 
 from genconvit.config import DecisionSettings
 from genconvit.evaluate.aggregate import Word, frame_step, judge_points
-from genconvit.evaluate.metrics import VERDICTS, ClipMetrics
 from genconvit.evaluate.pages import clock, percent, score
 from genconvit.verdict import TimelinePoint, Verdict
+
+if TYPE_CHECKING:
+    from genconvit.evaluate.metrics import ClipMetrics
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MARKS: dict[Word, str] = {"FAKE": "▲", "REAL": "●", "UNDECIDED": "◆"}
@@ -93,6 +96,8 @@ def verdict_panel(verdict: Verdict, decision: DecisionSettings) -> RenderableTyp
 
 def metrics_table(metrics: ClipMetrics) -> Table:
     """A table of the figures over decided clips, and with UNDECIDED counted wrong."""
+    from genconvit.evaluate.metrics import VERDICTS  # scikit-learn takes seconds to import
+
     table = Table(
         title=Text(f"{metrics.clips} clips, {metrics.fake} fake and {metrics.real} real"),
         caption=Text("\n".join(metrics.notes)) if metrics.notes else None,
