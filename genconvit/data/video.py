@@ -106,7 +106,7 @@ def sample_frames(path: str | Path, sampling: SamplingSettings) -> Iterator[Fram
         yield from _sample_folder(path, sampling)
         return
     _refuse_missing_or_empty(path)
-    if path.suffix.lower() != ".gif" and cv2.haveImageReader(str(path)):
+    if _is_image(path):
         yield Frame(0, 0.0, read_image(path))
         return
     wanted, last = _plan(sampling, count_frames(path))
@@ -132,7 +132,7 @@ def check_clip(path: str | Path, open_it: bool = True) -> None:
     if path.is_dir():
         path = frames_of_folder(path)[0]
     _refuse_missing_or_empty(path)
-    if not open_it or (path.suffix.lower() != ".gif" and cv2.haveImageReader(str(path))):
+    if not open_it or _is_image(path):
         return
     _open(path, [cv2.CAP_PROP_N_THREADS, 1]).release()
 
@@ -191,6 +191,14 @@ def _refuse_missing_or_empty(path: Path) -> None:
         raise ClipError(f"{path} is not a file; check the path", "missing")
     if path.stat().st_size == 0:
         raise ClipError(f"{path} is empty; copy it again", "empty")
+
+
+def _is_image(path: Path) -> bool:
+    """By its content. A GIF is a video: OpenCV's reader of images would give its first frame."""
+    if not cv2.haveImageReader(str(path)):
+        return False
+    with path.open("rb") as file:
+        return file.read(4) != b"GIF8"
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
