@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Literal
 
 import cv2
@@ -261,6 +262,12 @@ def _feature_maps(network: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
         UserError: There is no backbone.
     """
     maps: list[tuple[Tensor, int]] = []
+    here = get_ident()
+
+    def collect(channels: int, output: Tensor) -> None:
+        if get_ident() == here:  # a server's other threads put crops through the same network
+            maps.append((output, channels))
+
     hooks = []
     for module in network.modules():
         if isinstance(module, ConvNeXt):
@@ -271,7 +278,7 @@ def _feature_maps(network: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
         raise UserError("the network has no ConvNeXt and no Swin; its verdict cannot be explained.")
     handles = [
         part.register_forward_hook(
-            lambda _module, _inputs, output, channels=channels: maps.append((output, channels))
+            lambda _module, _inputs, output, channels=channels: collect(channels, output)
         )
         for part, channels in hooks
     ]

@@ -25,14 +25,16 @@ from genconvit.config import DecisionSettings
 from genconvit.data.plan import CHUNK_ROWS, chunks, whole
 from genconvit.data.shards import FrameDataset, open_dataset, refuse_other_crops
 from genconvit.errors import UserError
+from genconvit.evaluate.aggregate import unreachable
 from genconvit.evaluate.calibration.calibrate import Calibrated, LabelledClip, Plan
 from genconvit.evaluate.calibration.calibrate import calibrate as fit
-from genconvit.predict import CROPS_A_PASS, load_detector
+from genconvit.predict import load_detector
 from genconvit.storage import absolute, is_url, read_remote
 from genconvit.wording import plural
 from ray_jobs.cluster import connected
 from ray_jobs.options import Given
 from ray_jobs.output import Output
+from ray_jobs.scorers import Scorers
 from ray_jobs.stream import load_rows
 
 COLUMNS = ("label", "video_id", "group", "frame_index")
@@ -76,7 +78,7 @@ def calibrate(
             "give a new folder or URL with --out."
         )
     network, info = load_network(model)  # a bad detector is told here, not by a worker
-    decision = given.settings(base=info.settings()).decision
+    decision = given.overruling(info, "decision").decision
     if decision.aggregation == "original":
         raise UserError(
             "the aggregation original judges as published, without calibration; give another one, "
@@ -121,7 +123,7 @@ def score_clips(
         UserError: The split is empty.
     """
     planned = chunks(whole(dataset.row_groups("val")))
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    scorers = Scorers.on_cluster()
     scored = (
         ray.data.from_items(
             [{"chunk": pickle.dumps(chunk)} for chunk in planned], override_num_blocks=len(planned)
@@ -135,12 +137,11 @@ def score_clips(
             _Logits,
             fn_constructor_kwargs={
                 "model": absolute(model),
-                "device": "cuda" if gpus else "cpu",
+                "device": scorers.device,
+                "batch_size": scorers.crops_a_pass,
             },
             batch_size=CHUNK_ROWS,
-            num_cpus=0,  # on the CPU it mostly waits for crops
-            num_gpus=1 if gpus else 0,
-            concurrency=max(1, gpus),
+            **scorers.resources,
         )
     )
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -163,13 +164,14 @@ def score_clips(
 class _Logits:
     """Runs in a Ray actor: decoded crops to logits, the mean where two networks judge."""
 
-    def __init__(self, model: str, device: str) -> None:
+    def __init__(self, model: str, device: str, batch_size: int) -> None:
+        self.batch_size = batch_size
         # In the number format in which clips are judged there.
         self.detector = load_detector(model, device, fast=True)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A row for each crop."""
-        logits_B2 = self.detector.logits(batch.pop("image"), CROPS_A_PASS).mean(axis=1)
+        logits_B2 = self.detector.logits(batch.pop("image"), self.batch_size).mean(axis=1)
         return {**batch, "logits": logits_B2}
 
 
@@ -211,7 +213,7 @@ def _show(found: Calibrated, where: str, output: Output) -> None:
 
 
 def _warn(dataset: FrameDataset, info: DetectorInfo, found: Calibrated, output: Output) -> None:
-    for note in found.notes:
+    for note in [*found.notes, *unreachable(found.decision)]:
         output.warn(note)
     if info.data_digest == dataset.digest:
         output.say(

@@ -25,6 +25,9 @@ from ray_jobs.output import Output
 
 app = typer.Typer()
 
+CLIPS = 100
+"""That are distorted where no other number is given."""
+
 
 @app.command()
 @with_settings(SAMPLING, DECISION, positional=False)
@@ -88,7 +91,7 @@ def evaluate(
     ] = None,
     robustness: Annotated[
         bool,
-        typer.Option("--robustness", help="Distort the clips; several --model side by side."),
+        typer.Option("--robustness", help="Distort clips, too; several --model side by side."),
     ] = False,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Several --model on several --data, by method.")
@@ -96,7 +99,7 @@ def evaluate(
     clips: Annotated[
         int | None,
         typer.Option(
-            "--clips", min=2, help="Of --robustness: half fake, half real; 100 if not given."
+            "--clips", min=2, help=f"Of --robustness: half fake, half real; {CLIPS} if not given."
         ),
     ] = None,
     scores: Annotated[
@@ -125,36 +128,35 @@ def evaluate(
 ) -> None:
     """Measure a detector on clips with known labels, or list its verdicts without."""
     output, models, datasets = Output(json), model or [], data or []
-    if (explain or localisation or card) and (robustness or matrix or scores is not None):
+    side_by_side = matrix or (robustness and len(models) > 1)
+    if (explain or localisation or card) and (side_by_side or scores is not None):
         raise UserError(
             "--explain, --localisation and --card are of one detector's verdicts; leave them out."
         )
     if clips is not None and not robustness:
         raise UserError("--clips is of --robustness; leave it out, or give that.")
-    if robustness or matrix:
-        if robustness and matrix:
-            raise UserError("give one of --robustness and --matrix.")
-        if scores is not None:
-            raise UserError("--robustness and --matrix run detectors; leave --scores out.")
-        if robustness:
-            from ray_jobs.robustness import CLIPS
-            from ray_jobs.robustness import robustness as curves
+    if robustness and matrix:
+        raise UserError("give one of --robustness and --matrix.")
+    if (robustness or matrix) and scores is not None:
+        raise UserError("--robustness and --matrix run detectors; leave --scores out.")
+    if robustness and split is not None:
+        raise UserError("--robustness judges clips of --video-dir; leave --split out.")
+    if robustness and len(models) != 1:
+        from ray_jobs.robustness import robustness as curves
 
-            if split is not None:
-                raise UserError("--robustness judges all clips of --video-dir; leave --split out.")
-
-            curves(
-                models,
-                given,
-                output,
-                video_dir=video_dir,
-                data=datasets,
-                ground_truth=ground_truth,
-                clips=clips or CLIPS,
-                out=out,
-                batch_size=batch_size,
-            )
-            return
+        curves(
+            models,
+            given,
+            output,
+            video_dir=video_dir,
+            data=datasets,
+            ground_truth=ground_truth,
+            clips=clips or CLIPS,
+            out=out,
+            batch_size=batch_size,
+        )
+        return
+    if matrix:
         from ray_jobs.matrix import matrix as table
 
         table(
@@ -206,6 +208,7 @@ def evaluate(
         explain=explain,
         localisation=localisation,
         card=card,
+        robustness=(clips or CLIPS) if robustness else None,
     )
 
 

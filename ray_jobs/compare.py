@@ -34,9 +34,10 @@ from genconvit.speed import Speed, measure_speeds
 from genconvit.storage import absolute
 from genconvit.wording import plural
 from ray_jobs.cluster import connected
-from ray_jobs.evaluate import Judging, knows_split
+from ray_jobs.evaluate import knows_split
 from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of
+from ray_jobs.judging import Judging
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 from ray_jobs.train_many import train_runs

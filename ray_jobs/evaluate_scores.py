@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genconvit.config import DecisionSettings
 from genconvit.data.tree import read_bytes
 from genconvit.errors import UserError
+from genconvit.evaluate.evaluated_data import OF_SCORES, EvaluatedData
 from genconvit.evaluate.evaluation import EvaluationReport
 from genconvit.evaluate.evaluation_tables import evaluation_tables
 from genconvit.evaluate.report import write_evaluation
@@ -67,17 +68,16 @@ def evaluate_scores(
     out = out or new_out_folder("evaluate")
     source = {"--scores": scores, "--ground-truth": ground_truth, "--model": model}
     words = [str(word) for pair in source.items() if pair[1] for word in pair]
-    about: dict[str, Any] = info.summary() if info else {}
-    about |= {"scores": scores, "scores_sha256": _digest(scores)}
     report = write_evaluation(
         out,
         stored.rows,
-        about,
+        info.summary() if info else {},
         decision,
         command_of(words, given),
         stored.notes + ([TEMPERATURE] if info and info.calibration and stored.of_crops else []),
         # Scores of crops may be older than the calibration: nothing is promised of them.
         fit=stated_fit(info, decision) if info and not stored.of_crops else None,
+        evaluated_data=EvaluatedData(location=scores, digest=_digest(scores), digest_of=OF_SCORES),
     )
     show(report, out, output)
     return report

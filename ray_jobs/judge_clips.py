@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,25 +12,21 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.util.annotations import RayDeprecationWarning
 
 from genconvit.config import DecisionSettings, PreprocessSettings, SamplingSettings
 from genconvit.data.ahead import ahead
 from genconvit.data.crops import Crop, decode_crop
-from genconvit.errors import UserError
 from genconvit.evaluate.evaluated import CropScore, decide_crops
-from genconvit.predict import CROPS_A_PASS, Detector, load_detector
+from genconvit.predict import Detector, load_detector
 from genconvit.storage import absolute
 from genconvit.verdict import Verdict
 from ray_jobs.crop_clips import Cropped, CropsOf, Deaths, crop_part, crops_of_clip, one_row
 from ray_jobs.extract_plan import into_parts
 from ray_jobs.extract_tasks import Task
+from ray_jobs.scorers import Scorers
 
 PARTS_A_DATASET = 4096
 """Ray holds a few objects for each part until the last one is done."""
-CROPS_A_GPU_PASS = 128
-CPUS_A_SCORER = 8
-"""Without GPUs: decoding and finding faces take so many times as long as a small network."""
 
 
 @dataclass(frozen=True)
@@ -92,55 +87,42 @@ def judge_clips(
     Raises:
         UserError: `scoring.device` is none, or is CUDA and the cluster has none.
     """
-    if scoring.device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {scoring.device}: on a cluster give auto, cpu or cuda.")
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if scoring.device == "cuda" and not gpus:
-        raise UserError("--device cuda: this cluster has no GPU; use cpu or auto.")
-    if scoring.device == "cpu":
-        gpus = 0
-    # A scorer on the CPU mostly waits for crops: it takes no CPU from those who make them.
+    scorers = Scorers.on_cluster(scoring.device, scoring.batch_size)
     scorer: dict[str, Any] = {
         "fn_constructor_kwargs": {
             "model": absolute(scoring.model),
-            "use_gpu": bool(gpus),
-            "batch_size": scoring.batch_size or (CROPS_A_GPU_PASS if gpus else CROPS_A_PASS),
+            "device": scorers.device,
+            "batch_size": scorers.crops_a_pass,
         },
         "fn_kwargs": {"decision": scoring.decision},
         "batch_size": 1,
         "batch_format": "pyarrow",
-        "num_cpus": 0,
-        "num_gpus": 1 if gpus else 0,
-        "concurrency": gpus or max(1, cpus // CPUS_A_SCORER),
+        **scorers.resources,
     }
     deaths = ray.remote(num_cpus=0)(Deaths).remote()
     # Whoever asks for every nth frame may get any number of crops of a clip.
     many = scoring.sampling.frame_interval is not None
+    cpus = int(ray.cluster_resources().get("CPU", 1))
     parts = [[task] for task in tasks] if many else list(into_parts(tasks, cpus))
     # Set first: a dataset keeps the context that it was made in.
     ray.data.DataContext.get_current().execution_options.preserve_order = False
     for start in range(0, len(parts), PARTS_A_DATASET):
         some = parts[start : start + PARTS_A_DATASET]
         items = [{"tasks": pickle.dumps(part)} for part in some]
-        with warnings.catch_warnings():  # of Ray 2.64, which is to take this as an argument
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            rows = (
-                ray.data.from_items(items, override_num_blocks=len(items))
-                .map_batches(
-                    crop_part,
-                    batch_size=1,
-                    fn_kwargs={
-                        "preprocess": scoring.preprocess,
-                        "sampling": scoring.sampling,
-                        "deaths": deaths,
-                        "crops_of": crops_of,
-                    },
-                    # A clip that ends its process is left out in the end.
-                    ray_remote_args_fn=lambda: {"max_retries": -1},
-                )
-                .map_batches(_Scorer, **scorer)
+        rows = (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(
+                crop_part,
+                batch_size=1,
+                fn_kwargs={
+                    "preprocess": scoring.preprocess,
+                    "sampling": scoring.sampling,
+                    "deaths": deaths,
+                    "crops_of": crops_of,
+                },
             )
+            .map_batches(_Scorer, **scorer)
+        )
         for row in rows.iter_rows():
             yield pickle.loads(row["judged"])
 
@@ -148,15 +130,15 @@ def judge_clips(
 class _Scorer:
     """Runs in a Ray actor: crops to verdicts."""
 
-    def __init__(self, model: str, use_gpu: bool, batch_size: int) -> None:
-        self.detector = load_detector(model, "cuda" if use_gpu else "cpu", fast=True)
-        self.use_gpu, self.batch_size = use_gpu, batch_size
+    def __init__(self, model: str, device: str, batch_size: int) -> None:
+        self.detector = load_detector(model, device, fast=True)
+        self.device, self.batch_size = device, batch_size
 
     def __call__(self, batch: pa.Table, decision: DecisionSettings) -> pa.Table:
         """One part a batch."""
         cropped: list[Cropped] = pickle.loads(batch["cropped"][0].as_buffer())
         # On the CPU a pass of one clip is as fast, and gives a clip the same digits in any company.
-        together = [cropped] if self.use_gpu else [[one] for one in cropped]
+        together = [cropped] if self.device == "cuda" else [[one] for one in cropped]
         return one_row(
             "judged", [clip for some in together for clip in self._judge(some, decision)]
         )

@@ -20,19 +20,19 @@ from genconvit.data.clip import Clip
 from genconvit.data.crops import ClipCrops, decode_crop
 from genconvit.data.detectors import with_detector_digest
 from genconvit.errors import UserError
-from genconvit.evaluate.aggregate import decide
+from genconvit.evaluate.aggregate import decide, unreachable
 from genconvit.evaluate.names import short_names
 from genconvit.evaluate.robustness.distorted_crops import distorted_crops
 from genconvit.evaluate.robustness.distortions import Condition
 from genconvit.evaluate.robustness.results import JudgedClip
-from genconvit.predict import CROPS_A_PASS, Detector, load_detector, timeline_point
+from genconvit.predict import Detector, load_detector, timeline_point
 from genconvit.storage import absolute
 from genconvit.verdict import Verdict
 from ray_jobs.crop_clips import Cropped, Deaths, crop_part, one_row
 from ray_jobs.extract_tasks import Task
-from ray_jobs.judge_clips import CROPS_A_GPU_PASS
 from ray_jobs.options import Given
 from ray_jobs.output import Output
+from ray_jobs.scorers import Scorers
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Judged:
     """Why other clips could not be judged, by their names."""
 
 
-def open_models(paths: Sequence[str], given: Given) -> list[Model]:
+def open_models(paths: Sequence[str], given: Given, output: Output) -> list[Model]:
     """Reads detectors, each with its own settings where the command line gives no others.
 
     Raises:
@@ -70,7 +70,9 @@ def open_models(paths: Sequence[str], given: Given) -> list[Model]:
     models = []
     for name, path in zip(short_names(places), places, strict=True):
         _, info = load_network(path)  # a bad detector is told here, not by a worker
-        settings = given.settings(base=info.settings())
+        settings = given.overruling(info, "sampling", "decision")
+        for line in unreachable(settings.decision):
+            output.warn(f"{name}: {line}")
         models.append(Model(name, path, info, settings.sampling, settings.decision))
     return models
 
@@ -136,7 +138,7 @@ def _judge(
     wanted: Sequence[Condition],
     batch_size: int | None,
 ) -> Any:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    scorers = Scorers.on_cluster(crops_a_pass=batch_size)
     items = [{"tasks": pickle.dumps([Task(clip)])} for clip in clips]
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
@@ -154,15 +156,12 @@ def _judge(
             _Scorer,
             fn_constructor_kwargs={
                 "models": [(model.name, model.path, model.decision) for model in models],
-                "device": "cuda" if gpus else "cpu",
-                "batch_size": batch_size or (CROPS_A_GPU_PASS if gpus else CROPS_A_PASS),
+                "device": scorers.device,
+                "batch_size": scorers.crops_a_pass,
             },
             batch_size=1,
             batch_format="pyarrow",
-            # On the CPU it mostly waits for crops: it takes no CPU from those who make them.
-            num_cpus=0,
-            num_gpus=1 if gpus else 0,
-            concurrency=max(1, gpus),
+            **scorers.resources,
         )
     )
 

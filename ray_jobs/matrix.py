@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from genconvit.config import CLASSES
-from genconvit.data.catalog import attach_labels, find_clips
-from genconvit.data.clip import Clip
-from genconvit.data.clip_table import ClipRecord
-from genconvit.data.shards import SPLITS, FrameDataset, is_dataset, open_dataset
+from genconvit.data.shards import SPLITS, is_dataset
 from genconvit.errors import UserError
-from genconvit.evaluate.evaluation import ClipFailure
 from genconvit.evaluate.matrix.report import matrix_table, write_matrix
-from genconvit.evaluate.matrix.results import JudgedDataset, MatrixClip, MatrixReport
+from genconvit.evaluate.matrix.results import JudgedDataset, MatrixReport, Problem
 from genconvit.evaluate.names import short_names
 from genconvit.storage import absolute
 from genconvit.wording import plural
 from ray_jobs.cluster import connected
-from ray_jobs.evaluate import Judging, knows_split
 from ray_jobs.evaluate_scores import command_of
-from ray_jobs.many_models import Model, judge_all, open_models, refuse_twice
+from ray_jobs.many_models import open_models, refuse_twice
+from ray_jobs.matrix_data import Dataset, judge, look_at
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
-
-_Known = Clip | ClipRecord
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    """A dataset that was looked at: shards, or clips."""
-
-    name: str
-    location: str
-    split: str | None
-    clips: dict[str, _Known]
-    """Labelled, by name; of shards those of the split."""
-    shards: FrameDataset | None
 
 
 def matrix(
@@ -66,8 +46,10 @@ def matrix(
         out: Folder for the results; by default a new one below `runs/`.
         batch_size: Crops a pass through a network; by default a usual number.
 
+    A dataset that cannot be judged does not keep the others from it.
+
     Raises:
-        UserError: The models and datasets do not fit, one is given twice, or nothing is judged.
+        UserError: A model cannot be opened, one or a dataset is given twice, or nothing is judged.
     """
     if not data or video_dir is not None:
         raise UserError("--matrix needs --data with shards or clips, and no --video-dir.")
@@ -77,20 +59,32 @@ def matrix(
     refuse_twice("--data", places)
     if ground_truth is not None and (len(places) > 1 or is_dataset(places[0])):
         raise UserError("--ground-truth goes with a single --data of clips.")
-    opened = open_models(models, given)
+    opened = open_models(models, given, output)
     datasets = [
-        _look_at(name, place, split, ground_truth)
+        look_at(name, place, split, str(ground_truth) if ground_truth else None, opened)
         for name, place in zip(short_names(places), places, strict=True)
     ]
-    for dataset in datasets:
-        _refuse_other_crops(dataset, opened)
+    if all(len(dataset.problems) == len(opened) for dataset in datasets):
+        raise _nothing_judged(datasets)
+    if all(dataset.shards for dataset in datasets) and given.names("sampling"):
+        raise UserError("shards have their crops already; leave settings of sampling out.")
+    for dataset in datasets:  # before hours are spent on the others
+        _warn(dataset.name, dataset.problems, len(opened), output)
     out = out or new_out_folder("matrix")
+    judged = []
     with connected(output) as ray_logs:
         output.say(
             f"{plural(len(opened), 'model')} on {plural(len(datasets), 'dataset')}. "
             f"Ray's logs: {ray_logs}"
         )
-        judged = [_judged(dataset, opened, batch_size, output) for dataset in datasets]
+        for dataset in datasets:
+            found = judge(dataset, opened, batch_size, output)
+            known = dataset.problems
+            new = {name: why for name, why in found.problems.items() if name not in known}
+            _warn(dataset.name, new, len(opened), output)
+            judged.append(found)
+    if not any(found.clips for found in judged):
+        raise _nothing_judged(judged)
     report = write_matrix(
         out,
         judged,
@@ -99,105 +93,32 @@ def matrix(
         notes=_notes(datasets),
     )
     output.say(matrix_table(report))
+    whole = sum(not found.problems for found in judged)
+    if whole < len(judged):
+        output.say(f"{whole} of {plural(len(judged), 'dataset')} judged by every model.")
     output.say(f"Page: {out / 'matrix.html'}")
     output.emit({"event": "matrix", "out": str(out), **report.model_dump(mode="json")})
     return report
 
 
-def _look_at(name: str, place: str, split: str | None, ground_truth: Path | None) -> _Dataset:
-    shards = open_dataset(place) if is_dataset(place) else None
-    clips: Sequence[_Known]
-    if shards is not None:
-        clips = shards.clips()
-    else:
-        clips = find_clips(place)
-        clips = attach_labels(clips, ground_truth) if ground_truth else clips
-    clips = [clip for clip in clips if clip.label]
-    if not clips:
-        raise UserError(f"{place}: no clip has a label; put clips below real/ and fake/.")
-    chosen = None
-    if any(clip.split for clip in clips):
-        chosen = split or _usual_split(clips)
-    if chosen is not None:
-        clips = [clip for clip in clips if clip.split == chosen]
-        if not clips:
-            raise UserError(f"{place} has no clip in its {chosen} split; choose another --split.")
-    return _Dataset(name, place, chosen, {clip.name: clip for clip in clips}, shards)
+def _warn(name: str, problems: Mapping[str, Problem], every: int, output: Output) -> None:
+    reasons = {problem.reason for problem in problems.values()}
+    if len(problems) == every and len(reasons) == 1:
+        output.warn(f"{name} is not judged: {reasons.pop()}")
+        return
+    for model, problem in problems.items():
+        output.warn(f"{name} is not judged by {model}: {problem.reason}")
 
 
-def _usual_split(clips: Sequence[_Known]) -> str:
-    labels = {clip.label for clip in clips if clip.split == "test"}
-    return "test" if labels == set(CLASSES) else "val"
+def _nothing_judged(datasets: Sequence[Dataset] | Sequence[JudgedDataset]) -> UserError:
+    why = next(problem.reason for each in datasets for problem in each.problems.values())
+    if len(datasets) == 1:
+        return UserError(why)
+    return UserError(f"none of the {len(datasets)} datasets can be judged; the first: {why}")
 
 
-def _refuse_other_crops(dataset: _Dataset, models: Sequence[Model]) -> None:
-    for model in models:
-        needed = model.info.preprocess.fingerprint()
-        made = needed if dataset.shards is None else dataset.shards.preprocess.fingerprint()
-        if made != needed:
-            raise UserError(
-                f"{dataset.location} was extracted with preprocessing {made}, and the model "
-                f"{model.name} needs {needed}; extract it with that model's settings, or give the "
-                "clips themselves."
-            )
-
-
-def _judged(
-    dataset: _Dataset, models: Sequence[Model], batch_size: int | None, output: Output
-) -> JudgedDataset:
-    """The verdicts on the clips that every model judged, and why others are missing."""
-    found = {}
-    failures: dict[str, str] = {}
-    if dataset.shards is None:
-        asked = [clip for clip in dataset.clips.values() if isinstance(clip, Clip)]
-        judged = judge_all(models, asked, [], batch_size, output)
-        failures = judged.failures
-        for name, verdicts in judged.by_model.items():
-            found[name] = {clip.name: clip.clean for clip in verdicts}
-    else:
-        assert dataset.split is not None
-        for model in models:
-            how = (model.path, model.info, model.sampling, model.decision, batch_size, output)
-            rows = Judging(*how).shards(dataset.shards, dataset.split)
-            failures |= {row.name: row.failure for row in rows if row.failure}
-            found[model.name] = {row.name: row.verdict for row in rows if row.verdict}
-    names = [name for name in dataset.clips if all(name in each for each in found.values())]
-    if not names:
-        why = next(iter(failures.values()), "no clip has a label")
-        raise UserError(f"{dataset.location}: no clip could be judged; the first: {why}")
-    clips = [dataset.clips[name] for name in names]
-    return JudgedDataset(
-        name=dataset.name,
-        location=dataset.location,
-        split=dataset.split,
-        digest=dataset.shards.digest if dataset.shards else None,
-        clips=[
-            MatrixClip(
-                str(clip.label),
-                clip.method,
-                clip.group,
-                {model: verdicts[clip.name] for model, verdicts in found.items()},
-            )
-            for clip in clips
-        ],
-        flatters=_flattered(dataset, models),
-        failures=[ClipFailure(clip=name, reason=why) for name, why in failures.items()],
-    )
-
-
-def _flattered(dataset: _Dataset, models: Sequence[Model]) -> dict[str, str]:
-    if dataset.shards is None or dataset.split is None:
-        return {}
-    what = "trained on" if dataset.split == "train" else "chosen by"
-    return {
-        model.name: f"{what} the {dataset.split} split of"
-        for model in models
-        if knows_split(model.info, dataset.shards, dataset.split)
-    }
-
-
-def _notes(datasets: Sequence[_Dataset]) -> list[str]:
-    unknown = [dataset.name for dataset in datasets if dataset.shards is None]
+def _notes(datasets: Sequence[Dataset]) -> list[str]:
+    unknown = [each.name for each in datasets if each.clips and each.shards is None]
     if not unknown:
         return []
     names = ", ".join(unknown)

@@ -6,13 +6,17 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genconvit.config import Settings
 from genconvit.errors import UserError
 from genconvit.overrides import Assignment, describe, find_field, parse_assignment, resolve_settings
+from genconvit.wording import listed
+
+if TYPE_CHECKING:
+    from genconvit.checkpoint import DetectorInfo
 
 Flags = dict[str, str]
 """Option, or options separated by `/`, to the dotted name of a setting, or to `name=value`."""
@@ -137,6 +141,42 @@ class Given:
             UserError: A setting does not exist or is out of range.
         """
         return resolve_settings(self.config, self.assignments, base)
+
+    def names(self, section: str) -> list[str]:
+        """The settings of a section that the command line names."""
+        return [one.name for one in self.assignments if one.name.startswith(f"{section}.")]
+
+    def overruling(self, info: DetectorInfo, *used: str) -> Settings:
+        """A detector's own settings, overruled by those that the command uses.
+
+        A YAML file may be one of several commands, so only the command line is refused for what
+        has no effect here, and the file where it contradicts how the detector's crops are made.
+
+        Args:
+            info: The detector's description.
+            used: What the command uses: sections, and settings outside of them such as `seed`.
+
+        Raises:
+            UserError: A setting has no effect here, does not exist or is out of range.
+        """
+        idle = [item for item in self.assignments if item.name.split(".")[0] not in used]
+        for item in idle:
+            find_field(item.name, item.origin)  # one that does not exist is told first
+        if idle:
+            has, them = ("it has", "it") if len(idle) == 1 else ("they have", "them")
+            raise UserError(
+                f"{', '.join(item.origin for item in idle)}: {has} no effect here, where a trained "
+                f"detector judges by settings of {listed(used)}; leave {them} out."
+            )
+        settings = self.settings(base=info.settings())
+        own, asked = dict(info.preprocess), dict(settings.preprocess)
+        other = [f"preprocess.{name}={asked[name]}" for name in own if asked[name] != own[name]]
+        if other:
+            raise UserError(
+                f"{', '.join(other)} in {self.config}: this detector was trained on other crops, "
+                "and can judge no others; leave preprocess out."
+            )
+        return settings
 
 
 def with_settings(*groups: Flags, positional: bool = True) -> Callable[[Any], Any]:

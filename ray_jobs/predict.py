@@ -8,6 +8,7 @@ from typing import Any
 from genconvit.data.catalog import find_clips
 from genconvit.data.detectors import with_detector_digest
 from genconvit.errors import ClipError, UserError
+from genconvit.evaluate.aggregate import unreachable
 from genconvit.evaluate.evidence.figure import write_evidence
 from genconvit.evaluate.pages import clock
 from genconvit.evaluate.terminal import verdict_panel
@@ -48,8 +49,10 @@ def predict(
     """
     detector = load_detector(model, device)
     with_detector_digest(detector.info.preprocess)  # what it lacks is told once
-    settings = given.settings(base=detector.info.settings())
+    settings = given.overruling(detector.info, "sampling", "decision")
     sampling, decision = settings.sampling, settings.decision
+    for line in unreachable(decision):
+        output.warn(line)
     if not inputs:
         raise UserError("give at least one clip, image or folder to judge.")
     clips: list[str] = []

@@ -17,6 +17,7 @@ from genconvit.config import Settings
 from genconvit.data.catalog import Clip, read_catalog
 from genconvit.data.detectors import with_detector_digest
 from genconvit.errors import UserError
+from genconvit.evaluate.aggregate import unreachable
 from genconvit.evaluate.stored.score_table import (
     CROP_SCORES,
     SCORES,
@@ -61,7 +62,9 @@ def predict_table(
         UserError: There are no clips, `out` was begun with something else, or every clip failed.
     """
     _, info = load_network(model)  # a bad detector is told here, not by a worker
-    settings = given.settings(base=info.settings())
+    settings = given.overruling(info, "sampling", "decision")
+    for line in unreachable(settings.decision):
+        output.warn(line)
     preprocess = with_detector_digest(info.preprocess)
     folder = Folder(out)
     clips = _clips(inputs, output)
@@ -76,9 +79,7 @@ def predict_table(
         if todo:
             scoring = Scoring(model, preprocess, settings.sampling, settings.decision, device)
             _judge(todo, scoring, parts, output)
-        write_tables(
-            folder, parts.in_order(), clips.__getitem__, info.id, info.preprocess_fingerprint
-        )
+        write_tables(folder, parts.in_order(), clips, info.id, info.preprocess_fingerprint)
         parts.compact()
     _finish(folder, parts, clips, output)
 

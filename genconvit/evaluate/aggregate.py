@@ -136,6 +136,27 @@ def judge(p_fake: float, decision: DecisionSettings) -> Word:
     return "UNDECIDED"
 
 
+def unreachable(decision: DecisionSettings) -> list[str]:
+    """In sentences, the words that no P(fake) leads to under this threshold and band."""
+    if decision.aggregation == "original":
+        return []
+    low, high = decision.band
+    least, most = (calibrated(score, decision) for score in (0.0, 1.0))
+    advice = "move the threshold, or make what is UNDECIDED narrower"
+    found = []
+    if most <= high:
+        found.append(
+            f"No clip can be FAKE: up to {high:g} is UNDECIDED, and P(fake) is {most:g} at most; "
+            f"{advice}."
+        )
+    if least >= low:
+        found.append(
+            f"No clip can be REAL: from {low:g} on is UNDECIDED, and P(fake) is {least:g} at "
+            f"least; {advice}."
+        )
+    return found
+
+
 def frame_step(timeline: list[TimelinePoint]) -> float | None:
     """Usual time between two sampled frames, seconds; None where there is only one.
 

@@ -10,26 +10,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import calibrated
+from genconvit.evaluate.aggregate import calibrated, unreachable
 from genconvit.evaluate.aggregations import CHOOSE, AggregationResult, compare_aggregations
 from genconvit.evaluate.calibration.conformal import CoverageCheck, coverage_check
+from genconvit.evaluate.clip_failure import ClipFailure
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.evaluated import EvaluatedClip
+from genconvit.evaluate.evaluated_data import EvaluatedData
 from genconvit.evaluate.localisation.localise import LocalisationScores
 from genconvit.evaluate.metrics import VERDICTS, ClipMetrics, clip_metrics
 from genconvit.evaluate.resampling import DRAWS, measured_share
+from genconvit.evaluate.robustness.section import RobustnessSection
 from genconvit.evaluate.score_metrics import ScoreMetrics, score_metrics
 from genconvit.evaluate.subgroups import Subgroups, clip_figures, subgroups
 from genconvit.verdict import Verdict
-
-
-class ClipFailure(BaseModel):
-    """A clip without a verdict, and why."""
-
-    model_config = ConfigDict(frozen=True)
-
-    clip: str
-    reason: str
 
 
 class EvaluationReport(BaseModel):
@@ -37,7 +31,10 @@ class EvaluationReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    detector: dict[str, Any]
+    detector: dict[str, Any] = Field(
+        description="What judged; its data_digest is that of the shards it was trained on."
+    )
+    evaluated_data: EvaluatedData | None = Field(None, description="What was judged.")
     decision: DecisionSettings
     command: str
     clips: int
@@ -67,6 +64,9 @@ class EvaluationReport(BaseModel):
     localisation: LocalisationScores | None = Field(
         None, description="How well it finds the forged parts of spliced clips, where asked for."
     )
+    robustness: RobustnessSection | None = Field(
+        None, description="Of distorted clips, where asked for; robustness.json has all levels."
+    )
     draws: int = Field(DRAWS, description="Draws of groups of clips behind the 95 % intervals.")
     failures: list[ClipFailure]
     notes: list[str]
@@ -84,8 +84,8 @@ def evaluation_of(
 
     Args:
         rows: One a clip, judged or failed. No two have the same name.
-        detector_info: Id, fingerprint and settings of the detector, or where scores are from:
-            values that fit into JSON.
+        detector_info: Id, fingerprint and settings of the detector, where one is known: values
+            that fit into JSON.
         decision: Threshold and margin behind the verdicts.
         command: The command that repeats this evaluation.
         notes: Sentences that a reader must know, such as a leak between training and test.
@@ -156,7 +156,7 @@ def _decided(measured: Sequence[EvaluatedClip]) -> dict[str, Estimate]:
 def _notes(rows: Sequence[EvaluatedClip], decision: DecisionSettings) -> list[str]:
     failed = sum(row.failure is not None for row in rows)
     unlabelled = sum(row.label is None for row in rows)
-    notes = []
+    notes = unreachable(decision)
     if failed:
         notes.append(f"{failed} of {len(rows)} clips could not be judged and are in no figure.")
     if unlabelled:

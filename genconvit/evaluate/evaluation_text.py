@@ -17,7 +17,7 @@ def summary(report: EvaluationReport) -> list[str]:
     """What a reader should know first, a sentence or two a paragraph."""
     where = [report.localisation.sentence()] if report.localisation else []
     return [*_verdicts(report), *_ranking(report), *_errors(report), *_groups(report), *where,
-            *_trust(report)]  # fmt: skip
+            *_robustness(report), *_trust(report)]  # fmt: skip
 
 
 def _verdicts(report: EvaluationReport) -> list[str]:
@@ -81,6 +81,15 @@ def _groups(report: EvaluationReport) -> list[str]:
 
 def _named(worst: WorstGroup) -> str:
     return f"{worst.column} {worst.value} (AUC {worst.figure.text()})"
+
+
+def _robustness(report: EvaluationReport) -> list[str]:
+    if report.robustness is None:
+        return []
+    found = report.robustness
+    return [
+        f"Under distortion, of {found.fake} fake and {found.real} real clips: {found.sentences[0]}"
+    ]
 
 
 def _trust(report: EvaluationReport) -> list[str]:

@@ -13,6 +13,7 @@ from genconvit.config import DecisionSettings
 from genconvit.evaluate.calibration.reliability import reliability_figure
 from genconvit.evaluate.cases import Explain, Faces, cases, worst_clips
 from genconvit.evaluate.evaluated import EvaluatedClip
+from genconvit.evaluate.evaluated_data import EvaluatedData
 from genconvit.evaluate.evaluation import EvaluationReport, evaluation_of, labelled
 from genconvit.evaluate.evaluation_page import evaluation_page
 from genconvit.evaluate.figure import save
@@ -21,6 +22,8 @@ from genconvit.evaluate.localisation.figure import localisation_figure
 from genconvit.evaluate.localisation.localise import LocalisationScores
 from genconvit.evaluate.metrics import clip_scores
 from genconvit.evaluate.plots import EVALUATION_FIGURES, evaluation_figures
+from genconvit.evaluate.robustness.figures import AUC as ROBUSTNESS
+from genconvit.evaluate.robustness.section import RobustnessSection
 from genconvit.evaluate.stored.scores import CROP_SCORES, write_scores
 
 RELIABILITY, GROUPS = "reliability_diagram.png", "group_auc.png"
@@ -56,6 +59,8 @@ def write_evaluation(
     faces: Faces | None = None,
     explain: Explain | None = None,
     localisation: LocalisationScores | None = None,
+    robustness: RobustnessSection | None = None,
+    evaluated_data: EvaluatedData | None = None,
 ) -> EvaluationReport:
     """Writes evaluation_report.json, detailed_results.csv, scores, figures and report.html.
 
@@ -73,6 +78,8 @@ def write_evaluation(
         faces: Finds the crops that the page shows of the worst clips.
         explain: Explains them.
         localisation: How well the detector finds the forged parts of spliced clips.
+        robustness: What distortions change; its page and figures are in `out` already.
+        evaluated_data: Which data `rows` are of.
 
     Raises:
         OSError: The folder cannot be written.
@@ -82,12 +89,14 @@ def write_evaluation(
     report = evaluation_of(rows, detector_info, decision, command, notes, fit)
     worst = cases(worst_clips(rows), decision, faces, explain)
     evidence = [each.findings for case in worst for each in case.evidence]
-    report = report.model_copy(update={"evidence": evidence, "localisation": localisation})
+    more = {"evidence": evidence, "localisation": localisation, "robustness": robustness}
+    report = report.model_copy(update={**more, "evaluated_data": evaluated_data})
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
         aside = Path(folder)
         figures = _figures(aside, rows, report)
-        page = evaluation_page(report, rows, figures, worst)
+        curves = out / ROBUSTNESS if robustness else None
+        page = evaluation_page(report, rows, figures, worst, curves)
         (aside / "report.html").write_text(page, encoding="utf-8")
         (aside / "detailed_results.csv").write_text(_csv(rows), encoding="utf-8", newline="")
         scores = write_scores(aside, rows)

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genconvit.config import DecisionSettings
-from genconvit.evaluate.aggregate import crop_probability, decide, frame_step, judge
+from genconvit.evaluate.aggregate import (
+    calibrated,
+    crop_probability,
+    decide,
+    frame_step,
+    judge,
+    unreachable,
+)
 from genconvit.verdict import TimelinePoint, Verdict
 
 SCORES = st.floats(0.0, 1.0)
@@ -188,3 +195,26 @@ def test_only_original_shows_sigmoids() -> None:
     assert "sigmoids" not in verdict_of(0.9).model_dump()["timeline"][0]
     shown = published_verdict(np.zeros((1, 1, 2))).model_dump(mode="json")["timeline"][0]
     assert shown["sigmoids"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "never"),
+    [
+        ({}, []),
+        ({"threshold": 0.94}, []),
+        ({"threshold": 0.96}, ["FAKE"]),
+        ({"threshold": 0.05}, ["REAL"]),
+        ({"undecided_band": (0.0, 1.0)}, ["FAKE", "REAL"]),
+        ({"isotonic": ((0.2, 0.1), (0.8, 0.5))}, ["FAKE"]),
+        ({"aggregation": "original", "threshold": 0.99}, []),
+    ],
+)
+def test_words_that_no_score_leads_to_are_named(
+    settings: dict[str, object], never: list[str]
+) -> None:
+    decision = DecisionSettings.model_validate(settings)
+    sentences = unreachable(decision)
+    assert [line.split()[4].rstrip(":") for line in sentences] == never
+    if decision.aggregation != "original":
+        words = {judge(calibrated(score, decision), decision) for score in np.linspace(0, 1, 1001)}
+        assert {"FAKE", "REAL"} - words == set(never)

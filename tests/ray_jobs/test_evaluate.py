@@ -73,7 +73,14 @@ def test_shards_are_judged_as_the_clips_they_are_of(
         assert row["label"] == in_shards[name]["label"]
     for out in ("a", "b"):
         assert names(tmp_path / out) == FIGURES | FILES
+    of_shards = json.loads((tmp_path / "a" / "evaluation_report.json").read_text())
+    data = of_shards["evaluated_data"]
+    assert (data["digest"], data["split"]) == (open_dataset(dataset).digest, "test")
     report = json.loads((tmp_path / "b" / "evaluation_report.json").read_text())
+    assert len(report["evaluated_data"]["digest"]) == 12
+    assert (
+        "digest of the detector&#39;s training data" in (tmp_path / "b" / "report.html").read_text()
+    )
     assert report["clips"] == 40
     assert report["metrics"]["auc"] is not None
     assert report["crop_scores"]["auc"] is not None

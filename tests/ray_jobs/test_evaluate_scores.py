@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -79,9 +80,20 @@ def test_its_own_scores_give_the_same_report_and_the_command_says_how(
     assert evaluate("--scores", again, "--undecided-margin", 0.05, "--out", tmp_path / "b") == 0
     one, two = (json.loads((tmp_path / n / "evaluation_report.json").read_text()) for n in "ab")
     assert two["command"].endswith(f"--scores {again} decision.undecided_margin=0.05")
-    assert two["detector"].keys() == {"scores", "scores_sha256"}
+    sha256 = hashlib.sha256(again.read_bytes()).hexdigest()
+    data = two["evaluated_data"]
+    assert (data["location"], data["digest"]) == (str(again), sha256)
+    assert sha256 in (tmp_path / "b" / "report.html").read_text()
     for part in ("metrics", "clip_scores", "coverage", "decided_error", "subgroups", "verdicts"):
         assert one[part] == two[part]
+
+
+def test_a_threshold_that_leaves_nothing_to_be_fake_is_noted(scores: Path, tmp_path: Path) -> None:
+    for threshold, notes in ((0.97, 1), (0.9, 0)):
+        out = tmp_path / str(threshold)
+        assert evaluate("--scores", scores, "--threshold", threshold, "--out", out) == 0
+        report = json.loads((out / "evaluation_report.json").read_text())
+        assert sum("No clip can be FAKE" in note for note in report["notes"]) == notes
 
 
 def test_neither_ray_nor_torch_runs(scores: Path, tmp_path: Path) -> None:

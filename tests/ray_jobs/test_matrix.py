@@ -65,20 +65,48 @@ def test_shards_and_clips_are_judged_alike_and_what_flatters_is_marked(
     )
 
 
-def test_crops_that_a_model_does_not_know_are_refused_before_anything_starts(
-    dataset: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_dataset_that_cannot_be_judged_does_not_keep_the_others_from_it(
+    dataset: Path, clips: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(dataset, tmp_path / "other")
     manifest = json.loads((other / "extract.json").read_text())
     manifest["settings"]["preprocess"]["margin"] = 0.9
     (other / "extract.json").write_text(json.dumps(manifest))
-    out = tmp_path / "out"
-    code = evaluate(
-        "--matrix", "--model", detector, "--data", dataset, "--data", other, "--out", out
-    )
-    assert code == 2
+    damaged = Path(shutil.copytree(dataset, tmp_path / "damaged"))
+    for file in (damaged / "val").glob("*.parquet"):
+        file.write_bytes(b"PAR1" + bytes(file.stat().st_size - 4))
+    letters = tmp_path / "letters"
+    for label in ("real", "fake"):
+        (letters / label).mkdir(parents=True)
+        (letters / label / "a.mp4").write_text("Dear reader")
+    out, bad = tmp_path / "out", [other, damaged, letters, tmp_path / "nowhere"]
+    given = [word for place in (*bad, dataset) for word in ("--data", place)]
+    assert evaluate("--matrix", "--model", detector, *given, "--split", "val", "--out", out) == 0
     err = capsys.readouterr().err
-    assert "extract it with that model's settings" in err
+    assert "other is not judged: " in err and "extract it with that model's settings" in err
+    with (out / "matrix.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    problems = {cell["dataset"]: cell["problem"] for cell in cells}
+    assert problems.pop(dataset.name) == ""
+    assert problems == {
+        "other": "other crops",
+        "damaged": "failed",
+        "letters": "no verdict",
+        "nowhere": "not readable",
+    }
+    content = json.loads((out / "matrix.json").read_text())
+    reasons = {each["name"]: each["problems"] for each in content["datasets"]}
+    assert "does not exist" in next(iter(reasons["nowhere"].values()))["reason"]
+
+
+def test_where_nothing_can_be_judged_nothing_starts(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    nowhere = ("--data", tmp_path / "a", "--data", tmp_path / "b")
+    assert evaluate("--matrix", "--model", detector, *nowhere, "--out", out) == 2
+    err = capsys.readouterr().err
+    assert "none of the 2 datasets can be judged; the first: " in err
     assert len(err.splitlines()) == 1
     assert not out.exists()
 

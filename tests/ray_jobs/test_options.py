@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from genconvit.checkpoint import read_info
 from genconvit.overrides import all_settings
 from ray_jobs.cli import main
-from ray_jobs.options import COMMON, DECISION, NETWORK, SAMPLING, TRAINING, split_overrides
+from ray_jobs.options import (
+    COMMON,
+    DECISION,
+    NETWORK,
+    SAMPLING,
+    TRAINING,
+    Given,
+    split_overrides,
+)
 
 # The options that users of the earlier training scripts know, as they wrote them.
 KNOWN = [
@@ -103,3 +112,36 @@ def test_an_onnx_file_is_not_written_to_a_url(capsys: pytest.CaptureFixture[str]
     code, _, err = run(capsys, "export", "--model", "x", "--out", "s3://bucket/a.onnx")
     assert code == 2
     assert "--out s3://bucket/a.onnx: an ONNX file is written to a local path" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["evaluate", "--video-dir", "x"], ["predict", "x"], ["predict", "x", "--table", "t"]],
+)
+def test_settings_without_effect_on_a_detector_are_refused_by_name(
+    command: list[str], detector: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["preprocess.margin=0.5", "train.lr=0.1", "decision.threshold=0.6"]
+    code, _, err = run(capsys, *command, "--model", str(detector), *given)
+    assert code == 2
+    assert "preprocess.margin=0.5, train.lr=0.1: they have no effect here" in err
+    assert "sampling" in err and "threshold" not in err
+    assert len(err.splitlines()) == 1
+    code, _, err = run(capsys, *command, "--model", str(detector), "frame=3")
+    assert "there is no setting frame; did you mean sampling.frames" in err
+
+
+def test_a_file_for_several_commands_is_taken_unless_it_means_other_crops(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text("train: {lr: 0.1}\npreprocess: {size: 64}\nsampling: {frames: 2}\n")
+    info = read_info(detector)
+    settings = Given(file, []).overruling(info, "sampling", "decision")
+    assert (settings.preprocess, settings.sampling.frames) == (info.preprocess, 2)
+    file.write_text("preprocess: {size: 96}\n")
+    code, _, err = run(
+        capsys, "evaluate", "--model", str(detector), "--video-dir", "x", "--config", str(file)
+    )
+    assert code == 2
+    assert f"preprocess.size=96 in {file}: this detector was trained on other crops" in err

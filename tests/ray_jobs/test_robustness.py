@@ -31,16 +31,47 @@ def folder(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_models_are_judged_side_by_side_on_distorted_clips(
-    folder: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def models(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two detectors of the same weights."""
     network, info = load_network(detector)
     # Whole frames as faces: to look for faces in every one of them takes most of the time.
     whole = info.preprocess.model_copy(update={"detector": "none"})
     info = info.model_copy(update={"preprocess": whole})
-    models = [tmp_path / name for name in ("one", "other")]
-    for model in models:
-        save_detector(model, network.state_dict(), info)
+    paths = [tmp_path_factory.mktemp("models") / name for name in ("one", "other")]
+    for path in paths:
+        save_detector(path, network.state_dict(), info)
+    return paths
+
+
+def test_one_model_is_evaluated_and_distorted_in_one_report(
+    folder: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = robustness(
+        "--model", models[0], "--video-dir", folder, "--frames", "1", "--clips", "4", "--out", out
+    )
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    report = json.loads((out / "evaluation_report.json").read_text())
+    assert (report["clips"], report["judged"]) == (5, 4)
+    section = report["robustness"]
+    assert section["fake"] in (1, 2)  # the letter may be one of the two
+    assert section["real"] == 2
+    curves = json.loads((out / "robustness.json").read_text())["models"][0]["curves"]
+    assert [row["auc"] for row in section["rows"]] == [c["levels"][-1]["auc"] for c in curves]
+    page, other = ((out / name).read_text() for name in ("report.html", "robustness.html"))
+    assert "<h2>Robustness</h2>" in page and 'href="robustness.html"' in page
+    assert "JPEG quality 10" in page
+    assert 'href="report.html"' in other
+    assert "--robustness --clips 4" in report["command"]
+    events = [json.loads(line)["event"] for line in shown.out.splitlines()]
+    assert events == ["robustness", "evaluated"]
+
+
+def test_models_are_judged_side_by_side_on_distorted_clips(
+    folder: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     code = robustness(
         "--model", models[0], "--model", models[1], "--video-dir", folder, "--frames", "1",
@@ -69,6 +100,9 @@ def test_models_are_judged_side_by_side_on_distorted_clips(
         assert {row["model"] for row in csv.DictReader(file)} == {"one", "other"}
     events = [json.loads(line) for line in shown.out.splitlines()]
     assert [event["event"] for event in events] == ["robustness"]
+    assert not (out / "report.html").exists()
+    assert "report.html" not in (out / "robustness.html").read_text()
+    assert content["evaluated_data"]["location"] == str(folder)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +115,8 @@ def test_models_are_judged_side_by_side_on_distorted_clips(
         (["--model", "DETECTOR", "--video-dir", "FOLDER/real/UNLABELLED"], "no clip has a label"),
         (["--model", "DETECTOR", "--video-dir", "FOLDER", "--matrix"], "one of --robustness"),
         (["--model", "DETECTOR", "--video-dir", "FOLDER", "--scores", "x.csv"], "leave --scores"),
+        (["--model", "DETECTOR", "--model", "x", "--video-dir", "FOLDER", "--card"], "leave them"),
+        (["--model", "DETECTOR", "--video-dir", "FOLDER", "--split", "val"], "leave --split out"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence_and_2(

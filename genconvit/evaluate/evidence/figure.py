@@ -6,6 +6,7 @@ read alike with any colour vision and in print (https://doi.org/10.1371/journal.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,13 +106,15 @@ def write_evidence(out: Path, clip: str, evidence: ClipEvidence) -> list[str]:
 
     Args:
         out: Folder; `evidence/` is made in it.
-        clip: Name of the clip; it and the place of the crop name the file.
+        clip: Name of the clip with its folders; it and the place of the crop name the file.
         evidence: Of the clip.
 
     Returns:
         The files, relative to `out`, in the order of the crops.
     """
-    stem = re.sub(r"[^\w.-]+", "_", clip).strip("._")[-80:]
+    # Clips of one name in two folders, or two names that a disk takes for one, stay apart.
+    digest = hashlib.sha256(clip.encode()).hexdigest()[:8]
+    stem = re.sub(r"[^\w.-]+", "_", clip).strip("._")[-80:] + f"-{digest}"
     scale = error_scale(evidence.crops)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     names = []

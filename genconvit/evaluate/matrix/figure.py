@@ -78,12 +78,16 @@ def draw_matrix(out: Path, report: MatrixReport) -> Path:
 
 
 def _label(dataset: MatrixDataset, cell: Cell, first: bool) -> str:
+    if not cell.fake + cell.real:
+        return dataset.title
     if first:
         return f"{dataset.title}: {cell.fake} fake, {cell.real} real"
     return f"{cell.method} ({cell.fake})"
 
 
 def _text(cell: Cell) -> str:
+    if cell.problem:
+        return wrapped(cell.problem, NAME_WIDTH)
     if cell.auc.value is None:
         return "undefined"
     star = "*" if cell.flatters else ""

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from genconvit.evaluate.matrix.figure import draw_matrix
 from genconvit.evaluate.matrix.results import (
+    FIGURES,
     JudgedDataset,
     MatrixDataset,
     MatrixReport,
@@ -24,8 +25,6 @@ from genconvit.evaluate.matrix.results import (
 )
 from genconvit.evaluate.pages import data_uri, facts, render
 from genconvit.evaluate.resampling import DRAWS, few_groups
-
-FIGURES = ("auc", "eer", "accuracy", "coverage")
 
 
 def write_matrix(
@@ -40,7 +39,7 @@ def write_matrix(
 
     Args:
         out: The folder; it is made.
-        datasets: Each judged by every model.
+        datasets: Each judged by the models, or with the problems that kept them from it.
         models: What each detector is, by its short name, in the order of the columns.
         command: What repeats it.
         notes: What a reader must know.
@@ -59,14 +58,16 @@ def write_matrix(
                 location=each.location,
                 split=each.split,
                 digest=each.digest,
+                digest_of=each.digest_of,
                 fake=sum(clip.label == "fake" for clip in each.clips),
                 real=sum(clip.label == "real" for clip in each.clips),
                 failures=list(each.failures),
+                problems=dict(each.problems),
             )
             for each in datasets
         ],
         cells=[cell for each in datasets for cell in cells_of(each, list(models))],
-        notes=[*notes, *_failed(datasets), *_few(datasets)],
+        notes=[*notes, *_not_by_all(datasets), *_failed(datasets), *_few(datasets)],
     )
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
@@ -80,7 +81,7 @@ def write_matrix(
             summary=summary(report),
             figure=data_uri(draw_matrix(aside, report).read_bytes(), "image/png"),
             datasets=[
-                (each.title, facts(each.model_dump(exclude={"name", "failures"})))
+                (each.title, facts(each.model_dump(exclude={"name", "failures", "problems"})))
                 for each in report.datasets
             ],
             models=[(name, facts(info)) for name, info in report.models.items()],
@@ -99,11 +100,11 @@ def matrix_csv(report: MatrixReport) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     places = ("model", "dataset", "split", "method", "fake", "real")
-    writer.writerow([*places, *(column for *_, column in columns), "flatters"])
+    writer.writerow([*places, *(column for *_, column in columns), "flatters", "problem"])
     for cell in report.cells:
         values = [getattr(getattr(cell, name), end) for name, end, _ in columns]
         where = [cell.model, cell.dataset, splits[cell.dataset], cell.method, cell.fake, cell.real]
-        writer.writerow([*where, *values, cell.flatters])
+        writer.writerow([*where, *values, cell.flatters, cell.problem])
     return file.getvalue()
 
 
@@ -121,12 +122,21 @@ def matrix_table(report: MatrixReport) -> Group:
     for dataset, rows in report.rows():
         for place, row in enumerate(rows):
             name = f"  {row[0].method} ({row[0].fake})" if place else dataset.title
-            texts = (cell.auc.text() + ("*" if cell.flatters else "") for cell in row)
             # An interval below its value: columns stay narrow.
-            table.add_row(Text(name), *(text.replace(" [", "\n[") for text in texts))
+            table.add_row(Text(name), *(cell.text().replace(" [", "\n[") for cell in row))
         table.add_section()
     lines = [*summary(report), *(f"note: {note}" for note in report.notes)]
     return Group(table, Text("\n".join(lines)))
+
+
+def _not_by_all(datasets: Sequence[JudgedDataset]) -> list[str]:
+    """Of a dataset that no model judged the summary tells."""
+    return [
+        f"{model} did not judge {each.name}: {problem.reason}"
+        for each in datasets
+        if each.clips
+        for model, problem in each.problems.items()
+    ]
 
 
 def _failed(datasets: Sequence[JudgedDataset]) -> list[str]:

@@ -14,7 +14,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from genconvit.evaluate.evaluation import ClipFailure
+from genconvit.evaluate.clip_failure import ClipFailure
+from genconvit.evaluate.evaluated_data import EvaluatedData
 from genconvit.evaluate.pages import data_uri, facts, render
 from genconvit.evaluate.resampling import DRAWS, few_groups
 from genconvit.evaluate.robustness.distortions import BY_NAME, DISTORTIONS
@@ -59,6 +60,8 @@ def write_robustness(
     not_measured: dict[str, str],
     failures: Sequence[ClipFailure] = (),
     notes: Sequence[str] = (),
+    evaluated_data: EvaluatedData | None = None,
+    in_evaluation: bool = False,
 ) -> RobustnessReport:
     """Measures and writes robustness.json, .csv, .html and the figures.
 
@@ -72,6 +75,8 @@ def write_robustness(
         not_measured: Distortions without verdicts, by name, and why.
         failures: Clips that could not be judged at all.
         notes: What a reader must know.
+        evaluated_data: Which clips these are, with a digest.
+        in_evaluation: The page of an evaluation, `report.html`, comes to lie beside.
 
     Raises:
         OSError: The folder cannot be written.
@@ -82,6 +87,7 @@ def write_robustness(
     report = RobustnessReport(
         command=command,
         about=about,
+        evaluated_data=evaluated_data,
         clips=len(labels),
         fake=labels.count("fake"),
         real=labels.count("real"),
@@ -103,6 +109,7 @@ def write_robustness(
             "robustness.html",
             report=report,
             summary=summary(report),
+            in_evaluation=in_evaluation,
             broken=BROKEN,
             kinds=BY_NAME,
             figures=[data_uri(content, "image/png") for content in figures],

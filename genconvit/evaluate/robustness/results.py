@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.config import DecisionSettings
+from genconvit.evaluate.clip_failure import ClipFailure
 from genconvit.evaluate.estimate import Estimate
-from genconvit.evaluate.evaluation import ClipFailure
+from genconvit.evaluate.evaluated_data import EvaluatedData
 from genconvit.evaluate.metrics import binary_scores, clip_scores
 from genconvit.evaluate.resampling import drawn_counts, interval, resampled_scores
 from genconvit.evaluate.robustness.distortions import CLEAN, DISTORTIONS, Condition, Distortion
@@ -133,6 +134,7 @@ class RobustnessReport(BaseModel):
 
     command: str
     about: str = Field(description="Which clips these are.")
+    evaluated_data: EvaluatedData | None = Field(None, description="The same, with a digest.")
     clips: int
     fake: int
     real: int

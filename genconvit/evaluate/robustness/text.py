@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from genconvit.evaluate.robustness.distortions import BY_NAME
 from genconvit.evaluate.robustness.results import BROKEN, ModelCurves, RobustnessReport
+from genconvit.wording import listed
 
 MANY = 0.1
 """Share of the clips: where so many more have no face, the summary says so."""
@@ -29,29 +28,35 @@ def _sentences(model: ModelCurves, named: bool) -> list[str]:
         return [f"{who}The AUC is undefined: it needs fake and real clips with a face."]
     start = f"{who}AUC {auc.text()} on the clips as they are."
     about = [*_faces(model, who), *_drift(model, who)]
-    if auc.low is not None and auc.low <= 0.5:
+    if may_be_chance(model):
         return [f"{start} That may be chance, so these clips cannot show where it breaks.", *about]
     broken = [(curve, level) for curve in model.curves if (level := curve.breaks_at())]
     if not broken:
         lines = [f"{start} It stays above {BROKEN} of that under every distortion measured."]
     else:
         where = [BY_NAME[curve.distortion].at(level.level) for curve, level in broken]
-        lines = [f"{start} It falls below {BROKEN} of that from {_listed(where)} on."]
+        lines = [f"{start} It falls below {BROKEN} of that from {listed(where)} on."]
         kept = [
             BY_NAME[curve.distortion].noun
             for curve in model.curves
             if curve.clean_auc.value is not None and curve.breaks_at() is None
         ]
         if kept:
-            lines[0] += f" It does not under {_listed(kept)}."
+            lines[0] += f" It does not under {listed(kept)}."
         unsure = [
             BY_NAME[curve.distortion].noun
             for curve, level in broken
             if not level.auc_difference.excludes_zero
         ]
         if unsure:
-            lines[0] += f" For {_listed(unsure)} that may be chance: the change's interval holds 0."
+            lines[0] += f" For {listed(unsure)} that may be chance: the change's interval holds 0."
     return [*lines, *about]
+
+
+def may_be_chance(model: ModelCurves) -> bool:
+    """Whether the AUC on the clips as they are is too unsure to see where the model breaks."""
+    low = model.auc.low
+    return model.auc.value is None or (low is not None and low <= 0.5)
 
 
 def _faces(model: ModelCurves, who: str) -> list[str]:
@@ -64,9 +69,7 @@ def _faces(model: ModelCurves, who: str) -> list[str]:
                 break
     if not lost:
         return []
-    return [
-        f"{who}Many clips are left without a face, so without a score, from {_listed(lost)} on."
-    ]
+    return [f"{who}Many clips are left without a face, so without a score, from {listed(lost)} on."]
 
 
 def _drift(model: ModelCurves, who: str) -> list[str]:
@@ -86,8 +89,3 @@ def _drift(model: ModelCurves, who: str) -> list[str]:
                 f"P(fake) {way * worst:+.2f}."
             )
     return lines
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)

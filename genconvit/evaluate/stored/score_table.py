@@ -13,7 +13,7 @@ import csv
 import hashlib
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -58,16 +58,10 @@ _OF_CROP = [
 PART_SCHEMA = pa.schema(
     [_NAME, ("stamp", _TEXT), *_RESULT, ("crops", pa.list_(pa.struct(_OF_CROP)))]
 )
-SCORE_SCHEMA = pa.schema(
-    [
-        _NAME,
-        *((name, _TEXT) for name in _OF_CLIP),
-        *_RESULT,
-        ("detector", _TEXT),
-        ("preprocess", _TEXT),
-        ("path", _TEXT),
-    ]
-)
+_JUDGED_BY = ("detector", "preprocess", "path")
+_OWN = frozenset([_NAME[0], *_OF_CLIP, *(name for name, _ in _RESULT), *_JUDGED_BY])
+PREFIX = "list_"
+"""Before the name of a list's column that the table has itself."""
 CROP_SCHEMA = pa.schema([_NAME, *_OF_CROP])
 
 Row = dict[str, Any]
@@ -222,10 +216,35 @@ def _part_name(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] + ".parquet"
 
 
+def score_schema(others: Iterable[str]) -> pa.Schema:
+    """The columns of the table of clips.
+
+    Args:
+        others: What the lists of clips have beside, under the names that they get here.
+    """
+    names = (*_OF_CLIP, *others)
+    texts = [(name, _TEXT) for name in names]
+    return pa.schema([_NAME, *texts, *_RESULT, *((name, _TEXT) for name in _JUDGED_BY)])
+
+
+def column_names(clips: Iterable[Clip]) -> dict[str, str]:
+    """What the other columns of lists of clips are called in the table, by their names there."""
+    found = dict.fromkeys(name for clip in clips for name in clip.columns)
+    taken = {*_OWN, *found}
+    names = {}
+    for name in found:
+        new = name
+        while new in taken and (new in _OWN or new != name):
+            new = PREFIX + new
+        taken.add(new)
+        names[name] = new
+    return names
+
+
 def write_tables(
     folder: Folder,
     rows: Iterable[Row],
-    clip_of: Callable[[str], Clip],
+    clips: Mapping[str, Clip],
     detector: str,
     preprocess: str,
 ) -> None:
@@ -234,31 +253,34 @@ def write_tables(
     Args:
         folder: Where to.
         rows: Of parts, in order.
-        clip_of: The clip of a name.
+        clips: By name; what their lists say of them is in the table, too.
         detector: The detector's id.
         preprocess: Fingerprint of how crops are made.
     """
+    names = column_names(clips.values())
+    schema = score_schema(names.values())
     with ExitStack() as stack:
         enter = stack.enter_context
-        scores = enter(pq.ParquetWriter(enter(folder.written(SCORES)), SCORE_SCHEMA))
+        scores = enter(pq.ParquetWriter(enter(folder.written(SCORES)), schema))
         crops = enter(pq.ParquetWriter(enter(folder.written(CROP_SCORES)), CROP_SCHEMA))
         text = enter(enter(folder.written(SCORES_CSV)).open("w", newline="", encoding="utf-8"))
-        table = csv.DictWriter(text, SCORE_SCHEMA.names, extrasaction="ignore")
+        table = csv.DictWriter(text, schema.names, extrasaction="ignore")
         table.writeheader()
         for some in _groups(rows):
             whole = [
                 {
                     **row,
                     **{key: getattr(clip, key) for key in _OF_CLIP},
+                    **{names[key]: value for key, value in clip.columns.items()},
                     "detector": detector,
                     "preprocess": preprocess,
                     "path": str(clip.path),
                 }
                 for row in some
-                for clip in [clip_of(row["video_name"])]
+                for clip in [clips[row["video_name"]]]
             ]
             table.writerows(whole)
-            scores.write_table(pa.Table.from_pylist(whole, SCORE_SCHEMA))
+            scores.write_table(pa.Table.from_pylist(whole, schema))
             of_crops = [
                 {"video_name": row["video_name"], **crop} for row in some for crop in row["crops"]
             ]

@@ -98,3 +98,14 @@ def test_a_picture_a_crop_is_written_under_a_name_that_any_disk_takes(
     assert written.endswith("-track1-frame30.png")
     image = cv2.imread(str(tmp_path / written))
     assert image is not None and image.std() > 10
+
+
+def test_no_picture_takes_the_place_of_that_of_another_clip(tmp_path: Path) -> None:
+    point = TimelinePoint(
+        time_s=1.5, frame_index=30, track=1, box=(0, 0, 9, 9), probability_fake=0.9
+    )
+    deep = "/".join(["folder"] * 20)
+    clips = ["a/b.mp4", "a b.mp4", "a_b.mp4", f"one/{deep}/1.mp4", f"two/{deep}/1.mp4"]
+    found = [write_evidence(tmp_path, clip, ClipEvidence([point], [evidence()])) for clip in clips]
+    assert len({name for names in found for name in names}) == len(clips)
+    assert found[0] == write_evidence(tmp_path, clips[0], ClipEvidence([point], [evidence()]))

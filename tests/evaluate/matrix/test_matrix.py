@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from genconvit.evaluate.evaluation import ClipFailure
+from genconvit.evaluate.clip_failure import ClipFailure
 from genconvit.evaluate.matrix.report import write_matrix
-from genconvit.evaluate.matrix.results import UNNAMED, JudgedDataset, MatrixClip, cells_of
+from genconvit.evaluate.matrix.results import UNNAMED, JudgedDataset, MatrixClip, Problem, cells_of
 from genconvit.verdict import Verdict
 
 MODELS = ("good", "poor")
@@ -109,3 +110,31 @@ def test_files_hold_every_cell_and_mark_those_that_flatter(tmp_path: Path) -> No
     content = json.loads((tmp_path / "matrix.json").read_text())
     assert content["notes"][0] == "a note"
     assert "first: 1 of 13 clips could not be judged" in content["notes"][1]
+
+
+def test_what_was_not_judged_is_a_word_in_its_cell_and_a_sentence_on_the_page(
+    tmp_path: Path,
+) -> None:
+    crops = Problem(kind="other crops", reason="it was extracted for another size.")
+    gone = Problem(kind="not readable", reason="/data/gone does not exist.")
+    half = dataset("half", ("swap",))
+    half = replace(half, problems={"poor": crops})
+    lost = JudgedDataset(
+        "gone", "/data/gone", None, None, [], {}, problems=dict.fromkeys(MODELS, gone)
+    )
+    report = write_matrix(tmp_path, [half, lost], {"good": {}, "poor": {}}, command="")
+    with (tmp_path / "matrix.csv").open() as file:
+        rows = [
+            (row["dataset"], row["model"], bool(row["auc"]), row["problem"])
+            for row in csv.DictReader(file)
+        ]
+    assert rows == [
+        *[("half", "good", True, ""), ("half", "poor", False, "other crops")] * 2,
+        ("gone", "good", False, "not readable"),
+        ("gone", "poor", False, "not readable"),
+    ]
+    page = (tmp_path / "matrix.html").read_text()
+    assert "gone was not judged: /data/gone does not exist." in page
+    assert "poor did not judge half: it was extracted for another size." in page
+    assert '<td colspan="4">other crops</td>' in page
+    assert report.datasets[1].problems["good"] == gone

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genconvit.config import DecisionSettings
 from genconvit.data.catalog import Clip
 from genconvit.evaluate.evaluated import CropScore
 from genconvit.evaluate.stored.score_table import CROP_SCORES, SCORES, Parts, part_row, write_tables
+from genconvit.evaluate.stored.scores import read_scores
 from genconvit.folder import Folder
 from genconvit.verdict import Verdict
 
@@ -85,7 +87,7 @@ def test_the_tables_hold_what_is_known_of_each_clip(tmp_path: Path) -> None:
     parts = Parts(Folder(tmp_path), {"a": "1", "b,\n": "1"})
     parts.add([row("a", "1", 0.25), row("b,\n", "1", None)])
     clips = {"a": Clip("s3://x/a", "a", "fake", "g", "swap", "web"), "b,\n": Clip("b", "b,\n")}
-    write_tables(Folder(tmp_path), parts.in_order(), clips.__getitem__, "v2-nano", "abc")
+    write_tables(Folder(tmp_path), parts.in_order(), clips, "v2-nano", "abc")
     first, second = pq.read_table(tmp_path / SCORES).to_pylist()
     assert (first["label"], first["group"], first["score"]) == ("fake", "g", 0.25)
     assert (first["detector"], first["preprocess"], first["path"]) == ("v2-nano", "abc", "s3://x/a")
@@ -107,3 +109,19 @@ def test_the_tables_hold_what_is_known_of_each_clip(tmp_path: Path) -> None:
         "sigmoid_fake": 0.25,
         "sigmoid_real": 0.75,
     }
+
+
+def test_other_columns_of_a_list_are_kept_and_those_of_the_table_not_replaced(
+    tmp_path: Path,
+) -> None:
+    parts = Parts(Folder(tmp_path), {"a": "1", "b": "1"})
+    parts.add([row("a", "1", 0.25), row("b", "1", 0.75)])
+    said = {"codec": "h264", "score": "9", "list_score": "8"}
+    clips = {"a": Clip("a", "a", "fake", columns=said), "b": Clip("b", "b", "real")}
+    write_tables(Folder(tmp_path), parts.in_order(), clips, "v2-nano", "abc")
+    first, second = pq.read_table(tmp_path / SCORES).to_pylist()
+    assert (first["codec"], first["score"], first["list_score"]) == ("h264", 0.25, "8")
+    assert first["list_list_score"] == "9"
+    assert second["codec"] is None
+    report = read_scores(tmp_path / "scores.csv", DecisionSettings())
+    assert [clip.columns.get("codec") for clip in report.rows] == ["h264", None]
