@@ -9,6 +9,59 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.verdict import TimelinePoint, Verdict
 
+EXAMPLE_MODEL = {
+    "name": "default",
+    "id": "v2-base-1a2b3c4d",
+    "fingerprint": "1a2b3c4d" * 8,
+}
+EXAMPLE_TIMINGS = {"wait": 0.4, "decode": 212.0, "queue": 0.6, "network": 38.2, "total": 260.1}
+EXAMPLE_POINT = {
+    "time_s": 0.48,
+    "frame_index": 12,
+    "track": 0,
+    "box": [212, 80, 344, 236],
+    "probability_fake": 0.91,
+}
+EXAMPLE_DETECTION = {
+    "clip": "clip.mp4",
+    "verdict": "FAKE",
+    "probability_fake": 0.91,
+    "reason": "mean P(fake) 0.91 over 1 face in 1 of 1 frame; 1 person",
+    "frames_sampled": 1,
+    "frames_with_face": 1,
+    "tracks": [{"track": 0, "first_s": 0.48, "last_s": 0.48, "crops": 1, "probability_fake": 0.91}],
+    "timeline": [EXAMPLE_POINT],
+    "intervals": [],
+    "threshold": 0.5,
+    "band": [0.45, 0.55],
+    "probability_interval": None,
+    "duration_s": 10.0,
+    "width": 1280,
+    "height": 720,
+    "model": EXAMPLE_MODEL,
+    "timings_ms": EXAMPLE_TIMINGS,
+    "evidence": [],
+    "request_id": "5b0c0f6e",
+}
+EXAMPLE_JOB = {
+    "id": "jOETcNKRW0kgxYYG",
+    "state": "running",
+    "progress": 0.4,
+    "created_at": "2026-03-01T12:00:00Z",
+    "started_at": "2026-03-01T12:00:01Z",
+    "ended_at": None,
+    "attempts": 1,
+    "timeline": [EXAMPLE_POINT],
+    "detection": None,
+    "problem": None,
+}
+
+
+def _with_example(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(
+        frozen=True, protected_namespaces=(), json_schema_extra={"examples": [example]}
+    )
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -40,17 +93,18 @@ class Evidence(_Answer):
     frame_index: int
     probability_fake: float
     crop: str = Field(description="What the network saw: data:image/jpeg;base64,...")
-    heat: str = Field(description="Where the verdict comes from, over the crop: data:image/png;...")
+    heat: str = Field(description="Where the verdict comes from, over the crop.")
     errors: dict[str, str] = Field(
         default_factory=dict, description="Reconstruction errors by branch, as pictures."
     )
     means_something: bool = Field(description="The heat map passed its deletion check.")
+    sentence: str = Field(description="What the check and the two branches say.")
 
 
 class Detection(Verdict):
     """A verdict, and how it came about."""
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    model_config = _with_example(EXAMPLE_DETECTION)
 
     threshold: float = Field(description="P(fake) above it is FAKE.")
     band: tuple[float, float] = Field(description="P(fake) from one to the other is UNDECIDED.")
@@ -71,6 +125,17 @@ class Detection(Verdict):
 class Problem(_Answer):
     """A problem document (RFC 9457), application/problem+json."""
 
+    model_config = _with_example(
+        {
+            "type": "about:blank",
+            "title": "Unprocessable Content",
+            "status": 422,
+            "detail": "clip.mp4 broke the decoder; it is damaged. Encode it again.",
+            "reason": "broken",
+            "request_id": "5b0c0f6e",
+        }
+    )
+
     type: str = Field("about:blank", description="about:blank: the status says it all.")
     title: str
     status: int
@@ -90,11 +155,24 @@ class BatchItem(_Answer):
 class BatchDetection(_Answer):
     """The files of a batch, in their order."""
 
+    model_config = _with_example(
+        {"results": [{"file": "clip.mp4", "detection": EXAMPLE_DETECTION, "problem": None}]}
+    )
+
     results: list[BatchItem]
 
 
 class CropScores(_Answer):
     """P(fake) of each crop of a request, in their order."""
+
+    model_config = _with_example(
+        {
+            "probability_fake": [0.91, 0.12],
+            "model": EXAMPLE_MODEL,
+            "timings_ms": EXAMPLE_TIMINGS,
+            "request_id": "5b0c0f6e",
+        }
+    )
 
     probability_fake: list[float]
     model: ModelId
@@ -102,11 +180,13 @@ class CropScores(_Answer):
     request_id: str = ""
 
 
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+JobState = Literal["queued", "running", "done", "failed"]
 
 
 class Job(_Answer):
     """A long clip on its way."""
+
+    model_config = _with_example(EXAMPLE_JOB)
 
     id: str
     state: JobState

@@ -23,7 +23,7 @@ from genconvit.client_transport import Transport
 from genconvit.client_upload import Content, OnUpload
 from genconvit.config_decision import Aggregation
 
-ENDED = ("done", "failed", "cancelled")
+ENDED = ("done", "failed")
 """States of a job that will not change."""
 FIRST_POLL_S, LONGEST_POLL_S = 0.25, 5.0
 
@@ -181,7 +181,7 @@ class Client:
         return self._transport.call("GET", f"/v1/jobs/{quote(id, safe='')}", Job)
 
     def wait(self, job: Job, on_progress: Callable[[Job], None] | None = None) -> Job:
-        """Waits until a job is done, failed or cancelled, and returns it as it is then.
+        """Waits until a job is done or failed, and returns it as it is then.
 
             job = client.wait(job, on_progress=lambda job: print(f"{job.progress:.0%}"))
 

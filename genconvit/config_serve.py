@@ -25,6 +25,9 @@ class ServeSettings(Section):
     max_upload_mb: int = Field(
         512, ge=1, le=1_000_000, description="Largest body of a request, MB (1,000,000 bytes)."
     )
+    max_bodies_mb: int = Field(
+        2048, ge=1, le=10_000_000, description="Bodies of all requests together, MB."
+    )
     max_pixels: int = Field(
         36_000_000, ge=4096, le=2**27, description="Largest frame or image, pixels."
     )
@@ -44,9 +47,12 @@ class ServeSettings(Section):
         32, ge=1, le=10_000, description="Most files of POST /v1/detect/batch."
     )
     request_s: float = Field(60, gt=0, le=3600, description="Time budget of a request, seconds.")
+    explain_s: float = Field(
+        300, gt=0, le=3600, description="Time budget of a request with explain=true, seconds."
+    )
     job_s: float = Field(3600, gt=0, le=864_000, description="Time budget of a job, seconds.")
     max_requests: int = Field(
-        64, ge=1, le=100_000, description="Requests at once; further ones are answered with 503."
+        32, ge=1, le=100_000, description="Requests at once; further ones are answered with 503."
     )
     decode_memory_mb: int = Field(
         2048,
@@ -68,6 +74,10 @@ class ServeSettings(Section):
         (), description="Web pages of other origins that may ask; none by default."
     )
 
+    log_folder: str | None = Field(
+        None, description="Folder for requests.jsonl, a line a request; none: Ray's logs have it."
+    )
+
     # Jobs
     state: str | None = Field(
         None,
@@ -83,7 +93,10 @@ class ServeSettings(Section):
 
     # How many processes
     decoders: tuple[int, int] = Field(
-        (1, 8), description="Fewest and most processes that decode and crop; each takes a CPU."
+        (2, 8), description="Fewest and most processes that decode and crop; each takes a CPU."
+    )
+    job_decoders: int = Field(
+        1, ge=1, le=1000, description="Processes that decode for jobs alone: so many run at once."
     )
     scorers: tuple[int, int] = Field(
         (1, 1),
@@ -99,7 +112,11 @@ class ServeSettings(Section):
         256, ge=1, le=65_536, description="Most crops of all requests in a pass of the network."
     )
     batch_wait_ms: float = Field(
-        2.0, ge=0, le=10_000, description="A pass waits so long for crops of other requests."
+        0,
+        ge=0,
+        le=10_000,
+        description="A pass waits so long for crops of other requests. 0: it takes what has come "
+        "while the one before it was computed.",
     )
 
     @field_validator("decoders", "scorers")
@@ -116,6 +133,12 @@ class ServeSettings(Section):
             if not re.fullmatch(MODEL_NAME, name):
                 raise ValueError(f"{name!r} is no name; use letters, digits, '.', '_' and '-'")
         return value
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> ServeSettings:
+        if self.max_upload_mb > self.max_bodies_mb:
+            raise ValueError("max_upload_mb must not be more than max_bodies_mb")
+        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> ServeSettings:

@@ -1,65 +1,111 @@
-"""The HTTP interface.
+"""The HTTP application, apart from Ray: a FastAPI app around the parts of a server."""
 
-Ray copies the class to the replicas as it is when it is decorated. So its annotations are not
-postponed, since FastAPI
-could not resolve their names there, and what it calls stands above it.
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from serve.gate import Gate
+from serve.metrics import CLIENT_LEFT
+from serve.problems import ProblemError, fault
+from serve.routes import detect, health, interface, jobs, models
+from serve.server import Server
+
+DESCRIPTION = """Judges clips and images: FAKE, REAL or UNDECIDED, with P(fake) and the reason.
+
+Errors are problem documents (RFC 9457). A server with keys wants Authorization: Bearer KEY.
 """
-
-from typing import Annotated, Any
-
-from fastapi import FastAPI, File, Request, UploadFile
-from fastapi.responses import JSONResponse
-from ray import serve
-
-from genconvit.config import ServeSettings
-from genconvit.verdict import Verdict
-
-api = FastAPI(
-    title="GenConViT deepfake-video detector",
-    description="Judges clips and images: FAKE, REAL or UNDECIDED, with P(fake) and the reason.",
-)
+WHAT_TO_DO = {
+    404: "there is nothing at this address; /docs lists what there is.",
+    405: "this address does not take this method; /docs lists those that it takes.",
+}
+"""Sentences for what Starlette has two words for."""
 
 
-def _problem(status: int, detail: str) -> JSONResponse:
-    """A problem document (RFC 9457)."""
-    return JSONResponse(
-        {"type": "about:blank", "status": status, "detail": detail},
-        status_code=status,
-        media_type="application/problem+json",
-    )
-
-
-@serve.ingress(api)
-class Api:
-    """Takes requests and hands the clips on.
+def build_api(server: Server, *, names_requests: bool = True) -> ASGIApp:
+    """The application with everything around it.
 
     Args:
-        judge: Handle of the deployment that judges.
-        detector_id: Name of the detector.
-        settings: Limits.
+        server: Its parts.
+        names_requests: Of `Gate`.
     """
+    gate = Gate(build_routes(server), server, names_requests)
+    return _with_cors(gate, server.settings.cors_origins)
 
-    def __init__(self, judge: Any, detector_id: str, settings: ServeSettings) -> None:
-        self.judge = judge
-        self.detector_id = detector_id
-        self.limit = settings.max_upload_mb * 1_000_000
 
-    @api.post(
-        "/v1/detect",
-        response_model=Verdict,
-        responses={413: {"description": "Too large"}, 422: {"description": "No clip"}},
+def build_routes(server: Server) -> FastAPI:
+    """The routes, and what becomes of their errors."""
+    api = FastAPI(
+        title="GenConViT deepfake-video detector",
+        description=DESCRIPTION,
+        version="1",
+        docs_url=None,  # FastAPI's pages load their parts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
     )
-    async def detect(self, request: Request, file: Annotated[UploadFile, File()]) -> Any:
-        """Judges one clip or image, sent as the multipart field `file`."""
-        if (file.size or 0) > self.limit:
-            return _problem(413, f"{file.filename} is larger than {self.limit // 1_000_000} MB.")
-        name = file.filename or "upload"
-        answer = await self.judge.judge.remote(name, await file.read())
-        if "error" in answer:
-            return _problem(422, answer["error"])
-        return answer["verdict"]
+    api.state.server = server
+    for routes in (detect, jobs, models, health, interface):
+        api.include_router(routes.router)
+    api.mount("/web", StaticFiles(directory=health.WEB), name="web")
+    api.add_exception_handler(ProblemError, _problem)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(HTTPException, _refused)
+    api.add_exception_handler(ClientDisconnect, _left)
+    api.add_exception_handler(Exception, _failed)
+    return api
 
-    @api.get("/healthz")
-    async def healthz(self) -> dict[str, Any]:
-        """Whether requests are taken, and which detector answers; it waits for no clip."""
-        return {"status": "ok", "detector": self.detector_id}
+
+def _with_cors(api: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Lets pages of other origins ask, and read why they are refused.
+
+    It comes first: a browser asks whether it may without a key.
+    """
+    if not origins:
+        return api
+    return CORSMiddleware(
+        api,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "Content-Type"],
+        expose_headers=["X-Request-Id", "Location", "Retry-After"],
+    )
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    request.state.told["reason"] = error.reason
+    return error.response(request.state.request_id)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+    return await _problem(request, ProblemError(422, f"{where}: {first['msg']}.", "parameter"))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What Starlette refuses: unknown paths and methods, and bodies that are no multipart."""
+    assert isinstance(error, HTTPException)
+    status = 422 if error.status_code == 400 else error.status_code
+    detail = WHAT_TO_DO.get(status) or f"{str(error.detail).rstrip('.')}."
+    response = await _problem(request, ProblemError(status, detail, "protocol"))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    """The client went away before all of its body was there; nobody reads this."""
+    return Response(status_code=CLIENT_LEFT)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A fault of the server. Starlette raises it again, and the gate logs it."""
+    return await _problem(request, fault(request.state.request_id))

@@ -12,7 +12,7 @@ from genconvit.answers import Detection
 from genconvit.config import ServeSettings
 from serve.job_queue import Claim
 from serve.job_runner import JobRunner, OnPart
-from serve.jobs import open_store
+from serve.jobs import JobStore
 from serve.judging import Judging
 from serve.replicas import Replicas
 from serve.work import Options
@@ -25,15 +25,16 @@ class Jobs:
         cropper: Handle of processes that decode for jobs alone: a long clip would keep those of the
             requests busy for minutes.
         scorers: Handles of those of each detector, by its name.
+        store: Of the jobs.
         settings: Of the server.
     """
 
-    def __init__(self, cropper: Any, scorers: Mapping[str, Any], settings: ServeSettings) -> None:
+    def __init__(
+        self, cropper: Any, scorers: Mapping[str, Any], store: JobStore, settings: ServeSettings
+    ) -> None:
         scored = {name: Replicas(handle) for name, handle in scorers.items()}
         self._judging = Judging(Replicas(cropper), scored, settings)
-        runner = JobRunner(
-            open_store(settings), self._judge, settings.job_s, at_once=settings.job_decoders
-        )
+        runner = JobRunner(store, self._judge, settings.job_s, at_once=settings.job_decoders)
         self._running = asyncio.get_running_loop().create_task(runner.run())
 
     async def _judge(self, content: bytes, claim: Claim, on_part: OnPart) -> Detection:

@@ -49,3 +49,9 @@ class ProblemError(Exception):
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         content = self.document(request_id).model_dump(mode="json")
         return JSONResponse(content, self.status, headers, media_type=MEDIA_TYPE)
+
+
+def fault(request_id: str) -> ProblemError:
+    """For what went wrong in the server: all of it is in its log, nothing in the answer."""
+    detail = f"the server failed; its log has more under {request_id}."
+    return ProblemError(500, detail, "fault")

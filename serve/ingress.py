@@ -1,0 +1,111 @@
+"""The deployment that takes requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from starlette.types import ASGIApp
+
+from genconvit.config import ServeSettings
+from serve.api import build_api
+from serve.jobs import JobStore
+from serve.judging import Judging
+from serve.keys import Keys
+from serve.listener import Listener
+from serve.logs import set_up_logs
+from serve.metrics import Metrics
+from serve.replicas import Replicas
+from serve.server import Server
+from serve.together import Croppers, Scorers
+
+logger = logging.getLogger(__name__)
+
+CROPPER = "Cropper"
+"""The deployment of those that decode for requests."""
+COUNT_EVERY_S = 15.0
+
+
+@serve.ingress()
+class Ingress:
+    """One process for all requests: it waits for others, and counts for the whole server.
+
+    Args:
+        cropper: Handle of the processes that decode.
+        scorers: Handles of those of each detector, by its name.
+        jobs: Handle of what runs the jobs; named here so that Ray Serve starts it.
+        store: Of the jobs.
+        settings: Of the server.
+        listens: At the address in the settings; otherwise requests come through Ray Serve's proxy.
+    """
+
+    def __init__(
+        self,
+        cropper: Any,
+        scorers: Mapping[str, Any],
+        jobs: Any,
+        store: JobStore,
+        settings: ServeSettings,
+        listens: bool,
+    ) -> None:
+        set_up_logs(Path(settings.log_folder) if settings.log_folder else None)
+        self._croppers = Croppers(Replicas(cropper))
+        judging = Judging(
+            self._croppers,
+            {
+                name: Scorers(Replicas(handle), settings.batch_crops)
+                for name, handle in scorers.items()
+            },
+            settings,
+        )
+        self._server = Server(
+            judging=judging,
+            jobs=store,
+            keys=Keys(settings),
+            metrics=Metrics(),
+            settings=settings,
+        )
+        loop = asyncio.get_running_loop()
+        # Kept, since a task that nobody holds may vanish.
+        self._tasks = (
+            loop.create_task(self._wait_for_models(judging)),
+            loop.create_task(self._count_croppers()),
+        )
+        self._listener = Listener(build_api(self._server), settings) if listens else None
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Ray Serve."""
+        return build_api(self._server, names_requests=False)
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which starts another process where this one fails."""
+        if self._listener is not None and not self._listener.listens:
+            raise RuntimeError("it no longer listens")
+        for task in self._tasks:
+            if task.done():
+                task.result()  # raises what ended it
+
+    async def __del__(self) -> None:
+        """Called by Ray Serve before it ends this process."""
+        if self._listener is not None:
+            await self._listener.close()
+
+    async def _wait_for_models(self, judging: Judging) -> None:
+        for name in self._server.settings.models:
+            self._server.metrics.model(name, (await judging.loaded(name)).info)
+
+    async def _count_croppers(self) -> None:
+        application = serve.get_replica_context().app_name
+        while True:
+            try:
+                status = (await asyncio.to_thread(serve.status)).applications[application]
+                states = status.deployments[CROPPER].replica_states
+                self._croppers.are(states.get("RUNNING", 0))
+            except (RayError, KeyError):  # the controller is away; it is told again later
+                logger.debug("the decoding processes cannot be counted", exc_info=True)
+            await asyncio.sleep(COUNT_EVERY_S)
