@@ -158,6 +158,63 @@ def train(
 
 
 @app.command()
+@with_settings({"--preset": "model.preset"})
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A detector; by default an untrained one, which is as fast."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What is sent: images, clips or crops.")
+    ] = "images",
+    clients: Annotated[
+        str, typer.Option("--clients", help="Of each closed loop, which wait for their answers.")
+    ] = "1,4,16",
+    rate: Annotated[
+        str, typer.Option("--rate", help="Of each open loop, requests a second, such as 20,40.")
+    ] = "",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="How long each load lasts.")
+    ] = 15,
+    crops_per_request: Annotated[
+        int, typer.Option("--crops-per-request", min=1, help="With --kind crops.")
+    ] = 64,
+    soak: Annotated[
+        float,
+        typer.Option("--soak", min=0, help="Minutes at 80 % of what it can, to watch the memory."),
+    ] = 0,
+    out: OutFolder = None,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Time the HTTP endpoint under load beside the detector itself and a plain endpoint."""
+    from ray_jobs.bench_serve import Load, bench_serve
+
+    if kind not in ("images", "clips", "crops"):
+        raise UserError(f"--kind {kind}: there are images, clips, crops.")
+    load = Load(
+        kind,  # type: ignore[arg-type]
+        [int(number) for number in _numbers("--clients", clients)],
+        _numbers("--rate", rate),
+        seconds,
+        crops_per_request,
+        soak,
+    )
+    bench_serve(model, given, Output(json), load, out=out)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = [0.0]
+    if not all(0 < number < float("inf") for number in found):
+        raise UserError(f"{option} {text}: write numbers above 0, such as 1,4,16.")
+    return found
+
+
+@app.command()
 @with_settings(
     {
         "--epochs": "train.epochs",
