@@ -56,3 +56,12 @@ def test_it_contains_the_verdict_of_the_frames_there_are() -> None:
         points = points_of(scores, faces=2)
         low, high = clip_interval(points, decision)
         assert low < judge_points(points, decision)[0] < high
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=4, max_size=20))
+def test_the_short_way_for_the_mean_is_the_long_way_for_all_crops(scores: list[float]) -> None:
+    points = points_of(scores, faces=2)
+    every = DecisionSettings(aggregation="top_k", top_k=100_000)
+    assert clip_interval(points, DecisionSettings()) == pytest.approx(
+        clip_interval(points, every), abs=1e-9
+    )
