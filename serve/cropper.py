@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from genconvit.reference import Statistics
 from serve.drift import look_at
 from serve.problems import ProblemError
 from serve.sandbox import Part, Sandbox
+from serve.stored import Images, stored
 from serve.wire import Limits
 
 Where = tuple[int, float, int, tuple[int, int, int, int]]
@@ -49,7 +50,7 @@ class Cropped:
     """The faces of a clip, or of a part of it.
 
     Attributes:
-        images: uint8 RGB (N, S, S, 3).
+        images: The crops.
         places: Where each was cut out.
         statistics: What some of them look like: `serve.drift.look_at`.
         frames_sampled: So far.
@@ -60,7 +61,7 @@ class Cropped:
         decode_ms: Since then, or since the part before.
     """
 
-    images: np.ndarray
+    images: Images
     places: list[Where]
     statistics: Statistics
     frames_sampled: int
@@ -77,12 +78,12 @@ class Decoded:
     """Crops that the client made.
 
     Attributes:
-        images: uint8 RGB (N, S, S, 3).
+        images: The crops.
         wait_ms: Until a process had time for them.
         decode_ms: Since then.
     """
 
-    images: np.ndarray
+    images: Images
     wait_ms: float
     decode_ms: float
 
@@ -106,7 +107,12 @@ class Cropper:
         Raises:
             ProblemError: The file is refused.
         """
-        parts = [part async for part in self.parts(work)]
+        cropped = await self._clip(work)
+        return replace(cropped, images=stored(cropped.images))
+
+    async def _clip(self, work: ClipWork) -> Cropped:
+        """The same, with the crops as they are."""
+        parts = [part async for part in self._parts(work)]
         last = parts[-1]
         return Cropped(
             images=np.concatenate([part.images for part in parts]),
@@ -129,17 +135,24 @@ class Cropper:
         found: list[Cropped | ProblemError] = []
         for work in works:
             try:
-                found.append(await self.clip(work))
+                # As they are: what refers to Ray's store must go through it, and this does not.
+                found.append(await self._clip(work))
             except ProblemError as problem:
                 found.append(problem)
         return found
 
-    async def parts(self, work: ClipWork) -> AsyncIterator[Cropped]:
+    async def parts(self, work: ClipWork) -> AsyncGenerator[Cropped]:
         """The faces of a clip as they are found.
 
         Raises:
             ProblemError: The file is refused.
         """
+        async with aclosing(self._parts(work)) as parts:
+            async for part in parts:
+                yield replace(part, images=stored(part.images))
+
+    async def _parts(self, work: ClipWork) -> AsyncGenerator[Cropped]:
+        """The same, with the crops as they are."""
         decoded_s = 0.0
         found = self._sandbox.clip(
             work.content.data,
@@ -177,7 +190,9 @@ class Cropper:
         ends = np.cumsum(sizes).tolist()
         contents = [content[end - size : end].data for end, size in zip(ends, sizes, strict=True)]
         decoded = await self._sandbox.crops(contents, image_size=image_size, limits=limits)
-        return Decoded(decoded, max(0.0, 1000 * (begin - sent)), 1000 * (time.time() - begin))
+        return Decoded(
+            stored(decoded), max(0.0, 1000 * (begin - sent)), 1000 * (time.time() - begin)
+        )
 
 
 def _cropped(part: Part, wait_ms: float, decode_ms: float) -> Cropped:

@@ -22,6 +22,7 @@ from genconvit.verdict import TimelinePoint
 from serve.cropper import ClipWork, Cropped, Decoded
 from serve.problems import ProblemError
 from serve.scorer import Crops, Loaded, Scores
+from serve.stored import Images, load_some, part_of
 from serve.work import Judged, Options, ScoredCrops
 
 EXCHANGES = 3
@@ -45,7 +46,7 @@ class _Sums:
     loaded: Loaded
     """The detector that it was cropped for, then the one that scored it."""
     timeline: list[TimelinePoint] = field(default_factory=list)
-    images: list[np.ndarray] = field(default_factory=list)
+    images: list[Images] = field(default_factory=list)
     """The crops, where they are to be explained."""
     statistics: list[dict[str, np.ndarray]] = field(default_factory=list)
     batch_crops: list[int] = field(default_factory=list)
@@ -282,16 +283,17 @@ class Judging:
         sums.last = cropped
         return points
 
-    async def _scores(self, name: str, images: np.ndarray, preprocess: str | None) -> list[Scores]:
+    async def _scores(self, name: str, images: Images, preprocess: str | None) -> list[Scores]:
         """Scores crops, in as many passes as they need; all at once, and by one detector.
 
         Raises:
-            ExchangedError: Another detector is there, which takes other crops, or took some.
+            ExchangedError: Another detector is there, which takes other crops, or took some; or the
+                crops are lost.
         """
         most, version = self._settings.batch_crops, self._versions.get(name)
         scorer = self._scorer(name)
         batches = [
-            Crops(images[start : start + most], preprocess, version)
+            Crops(part_of(images, start, start + most), preprocess, version)
             for start in range(0, len(images), most)
         ]
         self.crops_under_way += len(images)
@@ -330,7 +332,7 @@ class Judging:
         evidence: list[Evidence] = []
         if options.explain and timeline:
             chosen = deciding(verdict, decision, count=1)
-            crops = np.concatenate(sums.images)[chosen]
+            crops = await asyncio.to_thread(load_some, sums.images, chosen)
             points = [timeline[place] for place in chosen]
             evidence = await self._scorer(name).call("explain", crops, points)
         detection = Detection(

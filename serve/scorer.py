@@ -24,6 +24,7 @@ from genconvit.self_check import check_detector
 from genconvit.verdict import TimelinePoint
 from serve.evidence import evidence_of
 from serve.problems import ProblemError
+from serve.stored import Images, LostError, load, side_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ class Crops:
     """Crops to be scored.
 
     Attributes:
-        images: uint8 RGB (N, S, S, 3).
+        images: The crops.
         preprocess: Fingerprint of how they were made; None where the client made them.
         version: `Loaded.version` of the detector that the server was told to load, if any.
     """
 
-    images: np.ndarray
+    images: Images
     preprocess: str | None
     version: str | None
 
@@ -70,8 +71,8 @@ class Scores:
     """What became of crops.
 
     Attributes:
-        logits: (N, R, 2), as `Detector.logits` has them; None where the crops were made for another
-            detector than `loaded`, since it has been exchanged.
+        logits: (N, R, 2), as `Detector.logits` has them; None where the crops must be made anew:
+            for `loaded`, which has taken the place of another detector, or since they are lost.
         loaded: What scored them.
         queue_ms: Until their pass through the network began.
         network_ms: Of that pass.
@@ -125,23 +126,19 @@ class Scorer:
         return await asyncio.to_thread(self._score, waiting)
 
     def _score(self, waiting: list[tuple[Crops, float]]) -> list[Scores]:
+        detector, loaded = self._detector, self._loaded
+        images = [_fitting(crops, detector.info) for crops, _ in waiting]
+        fitting = [each for each in images if each is not None]
+        count = sum(map(len, fitting))
+        together = np.concatenate(fitting) if fitting else None
         with self._turn:
-            detector, loaded = self._detector, self._loaded
-            size = detector.info.model.image_size
-            fits = [
-                crops.preprocess in (None, detector.info.preprocess_fingerprint)
-                and crops.images.shape[1] == size
-                for crops, _ in waiting
-            ]
-            images = [crops.images for (crops, _), ok in zip(waiting, fits, strict=True) if ok]
-            count = sum(map(len, images))
             begin = time.monotonic()
             a_pass = CROPS_A_PASS if detector.device.type == "cpu" else max(count, 1)
-            logits = detector.logits(np.concatenate(images), a_pass) if images else None
+            logits = None if together is None else detector.logits(together, a_pass)
             took = 1000 * (time.monotonic() - begin)
         found, start = [], 0
-        for (crops, came), ok in zip(waiting, fits, strict=True):
-            if not ok or logits is None:
+        for (crops, came), own in zip(waiting, images, strict=True):
+            if own is None or logits is None:
                 found.append(Scores(None, loaded))
                 continue
             rows = logits[start : start + len(crops.images)]
@@ -191,3 +188,15 @@ class Scorer:
 
     def __reduce__(self) -> Any:
         raise TypeError("a scoring process stays where it is")
+
+
+def _fitting(crops: Crops, info: DetectorInfo) -> np.ndarray | None:
+    """The crops, if they are there and were made for this detector."""
+    if crops.preprocess not in (None, info.preprocess_fingerprint):
+        return None
+    if side_of(crops.images) != info.model.image_size:
+        return None
+    try:
+        return load(crops.images)
+    except LostError:
+        return None

@@ -13,12 +13,11 @@ from serve.cropper import ClipWork
 from serve.replicas import Replicas
 from serve.scorer import Crops, Scores
 from serve.sniff import HEAD_BYTES, sniff
+from serve.stored import MESSAGE_BYTES, Stored, load, side_of
 
 FILES_TOGETHER = 8
 SMALL_BYTES = 1_000_000
 """Larger images are decoded for so long that others had better not wait for them."""
-MESSAGE_BYTES = 1_000_000
-"""Less travels with the call itself."""
 CALLS_WAIT = 1
 """Beyond one for each process that decodes: it is there when the first of them is done."""
 
@@ -168,8 +167,10 @@ class Scorers:
 
     async def _score_alike(self, asked: list[Crops]) -> list[Scores]:
         images = [crops.images for crops in asked]
-        joined = replace(asked[0], images=np.concatenate(images)) if len(asked) > 1 else asked[0]
-        small = joined.images.nbytes <= MESSAGE_BYTES
+        joined = asked[0]
+        if len(asked) > 1:  # then none is stored
+            joined = replace(joined, images=np.concatenate([load(image) for image in images]))
+        small = not isinstance(joined.images, Stored) and joined.images.nbytes <= MESSAGE_BYTES
         scores: Scores = await self._replicas.call("score", joined, by_value=small)
         if scores.logits is None:
             return [scores] * len(asked)
@@ -179,7 +180,9 @@ class Scorers:
 
 def _alike(one: Crops, other: Crops) -> bool:
     return (
-        one.preprocess == other.preprocess
+        not isinstance(one.images, Stored)
+        and not isinstance(other.images, Stored)
+        and one.preprocess == other.preprocess
         and one.version == other.version
-        and one.images.shape[1:] == other.images.shape[1:]
+        and side_of(one.images) == side_of(other.images)
     )
