@@ -46,6 +46,9 @@ class ServeSettings(Section):
     max_batch_files: int = Field(
         32, ge=1, le=10_000, description="Most files of POST /v1/detect/batch."
     )
+    upload_s: float = Field(
+        600, gt=0, le=86_400, description="A body arrives within so long, seconds."
+    )
     request_s: float = Field(60, gt=0, le=3600, description="Time budget of a request, seconds.")
     explain_s: float = Field(
         300, gt=0, le=3600, description="Time budget of a request with explain=true, seconds."

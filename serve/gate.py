@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -100,6 +101,7 @@ class _Passage:
         self._begin = time.monotonic()
         self._status = 0
         self._body = self._reserved = 0
+        self._is_read = False
 
     async def pass_on(self, app: ASGIApp) -> None:
         """Lets it in, or answers it here."""
@@ -153,7 +155,16 @@ class _Passage:
             self._reserved = count
 
     async def _read(self) -> Message:
-        message = await self._receive()
+        if self._is_read:
+            return await self._receive()
+        seconds = self._server.settings.upload_s
+        try:
+            async with asyncio.timeout(self._begin + seconds - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            detail = f"the body took longer than {seconds:g} seconds to arrive; send it again."
+            raise ProblemError(408, detail, "slow upload") from None
+        self._is_read = not message.get("more_body", False)
         if message["type"] == "http.request":
             self._body += len(message.get("body", b""))
             self._refuse_large(self._body)

@@ -78,6 +78,7 @@ MEANINGS = {
     401: "No API key, or a wrong one.",
     403: "The key may not do this.",
     404: "There is no such thing.",
+    408: "The body took too long to arrive.",
     413: "The body, the clip or a picture of it is larger than the server takes.",
     415: "The file is neither a video nor an image.",
     422: "The file cannot be read, or a parameter is wrong.",
@@ -85,6 +86,9 @@ MEANINGS = {
     504: "It took longer than the server allows.",
     503: "The server has no room or time for it; Retry-After says when to try again.",
 }
+
+OF_FILES = (404, 408, 413, 415)
+"""What a route that takes files may refuse them with, beside what all do."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -11,14 +11,14 @@ from fastapi import APIRouter, Query, Request
 
 from genconvit.answers import BatchDetection, BatchItem, CropScores, Detection, ModelId, Timings
 from serve.problems import ProblemError
-from serve.server import RequestId, Server, TheOptions, TheServer, problems
+from serve.server import OF_FILES, RequestId, Server, TheOptions, TheServer, problems
 from serve.uploads import Upload, documented, read_file, read_files
 from serve.work import Options
 
 router = APIRouter(prefix="/v1", tags=["judge"])
 
 
-@router.post("/detect", openapi_extra=documented(), responses=problems(404, 413, 415, 504))
+@router.post("/detect", openapi_extra=documented(), responses=problems(*OF_FILES, 504))
 async def detect(
     request: Request, options: TheOptions, server: TheServer, request_id: RequestId
 ) -> Detection:
@@ -30,7 +30,9 @@ async def detect(
 
 
 @router.post(
-    "/detect/batch", openapi_extra=documented(several=True), responses=problems(404, 413, 415, 504)
+    "/detect/batch",
+    openapi_extra=documented(several=True),
+    responses=problems(*OF_FILES, 504),
 )
 async def detect_batch(
     request: Request, options: TheOptions, server: TheServer, request_id: RequestId
@@ -49,9 +51,7 @@ async def detect_batch(
     return BatchDetection(results=await asyncio.gather(*map(item, uploads)))
 
 
-@router.post(
-    "/crops", openapi_extra=documented(several=True), responses=problems(404, 413, 415, 504)
-)
+@router.post("/crops", openapi_extra=documented(several=True), responses=problems(*OF_FILES, 504))
 async def crops(
     request: Request,
     server: TheServer,

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request, Response
 
 from genconvit.answers import Job
-from serve.server import TheCaller, TheOptions, TheServer, problems
+from serve.server import OF_FILES, TheCaller, TheOptions, TheServer, problems
 from serve.uploads import documented, read_file
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=202, openapi_extra=documented(), responses=problems(404, 413, 415))
+@router.post("", status_code=202, openapi_extra=documented(), responses=problems(*OF_FILES))
 async def submit(
     request: Request,
     response: Response,

@@ -289,3 +289,16 @@ def test_no_request_takes_longer_than_its_time(detector: Path, tmp_path: Path) -
         deadline = time.monotonic() + 20  # the process that decodes is started anew
         while client.send_file(DETECT, hostile.image("png")).status_code != 200:
             assert time.monotonic() < deadline
+
+
+def test_a_body_that_comes_too_slowly_is_not_waited_for(detector: Path, tmp_path: Path) -> None:
+    with local_client(tmp_path, detector, upload_s=0.3) as client:
+        headers, body = multipart(("a.mp4", bytes(1000)))
+
+        def slowly() -> Iterator[Message]:
+            for message in chunks(body, 100):
+                time.sleep(0.1)
+                yield message
+
+        assert_problem(client.raw(DETECT, headers, slowly()), 408, "slow upload")
+        assert_idle(client)
