@@ -93,15 +93,11 @@ def asked_all_the_while(ask: Callable[[], Any]) -> Iterator[list[Exception]]:
 
 def kill_process_of(deployment: str) -> None:
     import ray
-    from ray.util.state import list_actors
 
-    found = [
-        actor
-        for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-        if f"#{deployment}#" in (actor["name"] or "")
-    ]
+    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    found = [name for name in names if f"#{deployment}#" in name]
     assert found, f"no process of {deployment}"
-    ray.kill(ray.get_actor(found[0]["name"], namespace="serve"), no_restart=True)
+    ray.kill(ray.get_actor(found[0], namespace="serve"), no_restart=True)
 
 
 def test_it_answers_as_predict_does(client: Client, clip: Path, folders: dict[str, Path]) -> None:
