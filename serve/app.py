@@ -171,6 +171,8 @@ def serve_forever(settings: ServeSettings) -> None:
         try:
             stop.wait()
         finally:
+            # What the raylet says of the end is no news to the user.
+            ray._private.worker._worker_logs_enabled = False
             serve.shutdown()
 
 
