@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 
 from genconvit.answers import Evidence
 from genconvit.evaluate.evidence.figure import error_picture, error_scale, jpeg, overlay
+from genconvit.evaluate.pages import data_uri
 from genconvit.explain import explain_crop
 from genconvit.predict import Detector
 from genconvit.verdict import TimelinePoint
@@ -45,4 +44,4 @@ def evidence_of(
 
 
 def _embedded(image_HWC: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image_HWC)).decode("ascii")
+    return data_uri(jpeg(image_HWC), "image/jpeg")

@@ -83,8 +83,8 @@ MEANINGS = {
     415: "The file is neither a video nor an image.",
     422: "The file cannot be read, or a parameter is wrong.",
     429: "The key asks too often; Retry-After says when it may again.",
-    504: "It took longer than the server allows.",
     503: "The server has no room or time for it; Retry-After says when to try again.",
+    504: "It took longer than the server allows.",
 }
 
 OF_FILES = (404, 408, 413, 415)
