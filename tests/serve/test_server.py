@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from genconvit import load_detector
 from genconvit.checkpoint import load_network, save_detector
@@ -188,3 +190,10 @@ def test_wrong_settings_of_a_deployment_are_named() -> None:
         build_from_args({})
     with pytest.raises(UserError, match="state"):
         build_from_args({"models": {"default": "runs/a/best"}})
+
+
+def test_the_shipped_deployment_is_valid() -> None:
+    config = yaml.safe_load(Path("configs/serve.yaml").read_text(encoding="utf-8"))
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    assert application.import_path == "serve.app:build_from_args"
+    assert ServeSettings.model_validate(application.args).models
