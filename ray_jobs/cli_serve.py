@@ -50,7 +50,7 @@ def serve(
 ) -> None:
     """Answer over HTTP."""
     settings = served(model or [], given.settings().serve)
-    from serve.keys import is_local
+    from serve.http.keys import is_local
 
     if settings.keys is None and not is_local(settings.host):
         Output().warn(
@@ -71,7 +71,7 @@ def served(models: list[str], settings: ServeSettings) -> ServeSettings:
     Raises:
         UserError: There is no detector, two have one name, or the keys file is wrong.
     """
-    from serve.key_file import read_keys
+    from serve.http.key_file import read_keys
 
     named = _by_name(models) if models else settings.models
     if not named:
@@ -155,7 +155,7 @@ def new(
     admin: Annotated[bool, typer.Option("--admin", help="It may reload detectors.")] = False,
 ) -> None:
     """Make a key, print it once, and add its hash to the file."""
-    from serve.key_file import add_key
+    from serve.http.key_file import add_key
 
     key = add_key(file, name, requests_per_minute, admin)
     sys.stderr.write(f"The key of {name}, shown only now; {file} has its hash:\n")
@@ -168,7 +168,7 @@ def list_keys(file: KeysFile, json: Json = False) -> None:
     """Show the names of the keys, and what they may."""
     from rich.table import Table
 
-    from serve.key_file import read_keys
+    from serve.http.key_file import read_keys
 
     output = Output(json)
     table = Table("key", "requests a minute", "admin")
@@ -184,6 +184,6 @@ def list_keys(file: KeysFile, json: Json = False) -> None:
 @keys_app.command()
 def remove(name: KeyName, file: KeysFile) -> None:
     """Take a key away; a server that runs refuses it at once."""
-    from serve.key_file import remove_key
+    from serve.http.key_file import remove_key
 
     remove_key(file, name)

@@ -32,12 +32,12 @@ from genconvit.checkpoint import load_network
 from genconvit.config import ServeSettings
 from genconvit.errors import UserError
 from genconvit.storage import absolute
-from serve.cropper import Cropper
+from serve.decoding.cropper import Cropper
+from serve.http.keys import Keys
 from serve.ingress import CROPPER, Ingress
-from serve.job_deployment import Jobs
-from serve.jobs import open_store
-from serve.keys import Keys
-from serve.scorer import CONCURRENT_BATCHES, Scorer
+from serve.jobs.deployment import Jobs
+from serve.jobs.store import open_store
+from serve.scoring.scorer import CONCURRENT_BATCHES, Scorer
 
 ROOM = 64
 """Requests beyond the limit that reach the ingress, to be refused there with a problem document."""

@@ -13,16 +13,16 @@ from ray.exceptions import RayError
 from starlette.types import ASGIApp
 
 from genconvit.config import ServeSettings
-from serve.api import build_api
-from serve.jobs import JobStore
-from serve.judging import Judging
-from serve.keys import Keys
+from serve.http.api import build_api
+from serve.http.keys import Keys
+from serve.http.server import Server
+from serve.jobs.store import JobStore
 from serve.listener import Listener
-from serve.logs import set_up_logs
-from serve.metrics import Metrics
-from serve.replicas import Replicas
-from serve.server import Server
-from serve.together import Croppers, Scorers
+from serve.scoring.judging import Judging
+from serve.scoring.replicas import Replicas
+from serve.scoring.together import Croppers, Scorers
+from serve.watching.logs import set_up_logs
+from serve.watching.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

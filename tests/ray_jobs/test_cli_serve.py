@@ -9,7 +9,7 @@ from genconvit.config import ServeSettings
 from genconvit.errors import UserError
 from ray_jobs.cli import main
 from ray_jobs.cli_serve import served
-from serve.keys import Caller, Keys
+from serve.http.keys import Caller, Keys
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -15,14 +15,14 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genconvit.config import ServeSettings
-from serve.api import build_api
-from serve.cropper import Cropper
-from serve.jobs import open_store
-from serve.judging import Judging
-from serve.keys import Keys
-from serve.metrics import Metrics
-from serve.scorer import Scorer, Scores
-from serve.server import Server
+from serve.decoding.cropper import Cropper
+from serve.http.api import build_api
+from serve.http.keys import Keys
+from serve.http.server import Server
+from serve.jobs.store import open_store
+from serve.scoring.judging import Judging
+from serve.scoring.scorer import Scorer, Scores
+from serve.watching.metrics import Metrics
 
 if TYPE_CHECKING:
     import httpx2 as httpx  # Starlette's choice, with the same API

@@ -1,0 +1,1 @@
+"""What shows how the server fares: metrics, drift, log lines."""

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from genconvit.config import Settings
+from serve.decoding.cropper import ClipWork
+from serve.problems import ProblemError
+from serve.scoring.scorer import Crops, Scores
+from serve.scoring.together import Croppers, Scorers, Together
+
+
+class Recorder:
+    """In place of the processes of a deployment."""
+
+    def __init__(self, answers: Any) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.answers = answers
+
+    async def call(self, method: str, *args: Any, by_value: bool = False) -> Any:
+        self.calls.append((method, args[0] if args else None))
+        await asyncio.sleep(0.01)
+        return self.answers(*args)
+
+
+def test_a_lone_question_waits_for_nobody_and_those_of_a_turn_go_together() -> None:
+    calls = []
+
+    async def ask(some: list[int]) -> list[int | Exception]:
+        calls.append(some)
+        await asyncio.sleep(0.02)
+        return [10 * one for one in some]
+
+    async def talk() -> list[int]:
+        together: Together[int, int] = Together(ask, size=3, calls=2)
+        first = asyncio.create_task(together(1))
+        await asyncio.sleep(0.01)
+        assert calls == [[1]]
+        rest = await asyncio.gather(*(together(n) for n in range(2, 10)))
+        return [await first, *rest]
+
+    assert asyncio.run(talk()) == [10 * n for n in range(1, 10)]
+    # The second call takes what is there; the others wait for room and then go together.
+    assert calls == [[1], [2, 3, 4], [5, 6, 7], [8, 9]]
+
+
+def test_one_that_is_refused_or_leaves_does_not_take_the_others_with_it() -> None:
+    async def ask(some: list[str]) -> list[str | Exception]:
+        await asyncio.sleep(0.02)
+        return [ValueError(one) if one == "bad" else one for one in some]
+
+    async def talk() -> list[Any]:
+        together: Together[str, str] = Together(ask, size=8)
+        tasks = [asyncio.create_task(together(one)) for one in ("good", "bad", "gone", "late")]
+        await asyncio.sleep(0.01)
+        tasks[2].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    good, bad, gone, late = asyncio.run(talk())
+    assert (good, late) == ("good", "late")
+    assert isinstance(bad, ValueError)
+    assert isinstance(gone, asyncio.CancelledError)
+
+
+def test_all_are_told_when_the_call_itself_fails() -> None:
+    async def ask(some: list[str]) -> list[str | Exception]:
+        raise ProblemError(503, "no process has room.", "overload", 2)
+
+    async def talk() -> list[Any]:
+        together: Together[str, str] = Together(ask, size=8)
+        return await asyncio.gather(together("a"), together("b"), return_exceptions=True)
+
+    assert [error.status for error in asyncio.run(talk())] == [503, 503]
+
+
+def work(content: bytes) -> ClipWork:
+    settings = Settings()
+    return ClipWork(
+        content=np.frombuffer(content, np.uint8),
+        name="file",
+        preprocess=settings.preprocess,
+        sampling=settings.sampling,
+        image_size=64,
+        is_job=False,
+        sent=0.0,
+    )
+
+
+def test_small_images_are_decoded_together_and_clips_alone() -> None:
+    jpeg = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    large = jpeg + bytes(2_000_000)
+    clip = b"\x00\x00\x00\x18ftypmp42" + bytes(64)
+    recorder = Recorder(lambda asked: asked if isinstance(asked, list) else [asked])
+
+    async def talk() -> None:
+        croppers = Croppers(recorder)  # type: ignore[arg-type]
+        contents = (jpeg, clip, jpeg, large)
+        await asyncio.gather(*(croppers.call("clip", work(content)) for content in contents))
+        await croppers.call("crops", [])
+
+    asyncio.run(talk())
+    methods = sorted(method for method, _ in recorder.calls)
+    assert methods == ["clip", "clip", "clips", "crops"]
+    together = next(asked for method, asked in recorder.calls if method == "clips")
+    assert [one.content.tobytes() for one in together] == [jpeg, jpeg]
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_crops_of_a_turn_go_together_where_they_are_alike(exchanged: bool) -> None:
+    def score(crops: Crops) -> Scores:
+        rows = crops.images[:, 0, 0, :2].astype(float)[:, None]
+        return Scores(None if exchanged else rows, None, batch_crops=len(rows))  # type: ignore[arg-type]
+
+    recorder = Recorder(score)
+    batches = [
+        Crops(np.full((count, side, side, 3), number, np.uint8), fingerprint, None)
+        for number, (count, side, fingerprint) in enumerate(
+            [(2, 8, "a"), (1, 8, "a"), (1, 8, None), (3, 8, None), (1, 16, None)]
+        )
+    ]
+
+    async def talk() -> list[Scores]:
+        scorers = Scorers(recorder, batch_crops=4)  # type: ignore[arg-type]
+        return await asyncio.gather(*(scorers.call("score", batch) for batch in batches))
+
+    found = asyncio.run(talk())
+    assert [len(asked.images) for _, asked in recorder.calls] == [3, 4, 1]
+    for number, (batch, scores) in enumerate(zip(batches, found, strict=True)):
+        if exchanged:
+            assert scores.logits is None
+        else:
+            assert scores.logits is not None
+            assert scores.logits.shape == (len(batch.images), 1, 2)
+            assert (scores.logits == number).all()
