@@ -1,10 +1,11 @@
 # make demo            the main job on built-in clips; DATA=folder runs it on yours
 # make test            lint, types, import rules, tests
+# make test-slow       the tests that kill or time whole jobs
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-.PHONY: demo test lint format typecheck tests
+.PHONY: demo test test-slow lint format typecheck tests
 .DEFAULT_GOAL := test
 
 demo: $(SETUP)
@@ -26,6 +27,9 @@ typecheck: $(SETUP)
 
 tests: $(SETUP)
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-slow: $(SETUP)
+	$(BIN)/pytest -m slow
 
 $(SETUP): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -79,6 +79,7 @@ def test_the_detector_and_the_plain_server_do_the_same_work(
         assert closed["crops_per_s"] == pytest.approx(4 * closed["rps"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_all_three_are_compared(
     cluster: object, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

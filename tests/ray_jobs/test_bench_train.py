@@ -71,6 +71,7 @@ def report(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_variants_that_were_named_are_measured(report: dict[str, Any]) -> None:
     assert [row["variant"] for row in report["train"]] == ["genconvit", "streamed"]
     assert [row["variant"] for row in report["verdict"]] == ["genconvit"]
@@ -86,6 +87,7 @@ def test_the_variants_that_were_named_are_measured(report: dict[str, Any]) -> No
         assert row["crops_per_s"] > report["train"][0]["images_per_s"]
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_add_up_to_it(report: dict[str, Any]) -> None:
     for row in report["train"]:
         assert list(row["parts_ms"]) == list(PARTS)
@@ -96,6 +98,7 @@ def test_the_parts_of_a_step_add_up_to_it(report: dict[str, Any]) -> None:
         assert row["step_ms"] == pytest.approx(np.median(row["steps_ms"]), rel=0.5)
 
 
+@pytest.mark.slow
 def test_mfu_is_the_images_work_over_what_matrix_products_reach(report: dict[str, Any]) -> None:
     assert mfu(5e9, 200, 2.0) == pytest.approx(0.5)
     settings = small_settings()
@@ -107,6 +110,7 @@ def test_mfu_is_the_images_work_over_what_matrix_products_reach(report: dict[str
     )
 
 
+@pytest.mark.slow
 def test_the_profile_is_written(folder: Path, report: dict[str, Any]) -> None:
     with gzip.open(folder / "trace.json.gz") as file:
         assert json.load(file)["traceEvents"]
@@ -116,6 +120,7 @@ def test_the_profile_is_written(folder: Path, report: dict[str, Any]) -> None:
     assert 0.5 < sum(one["share"] for one in report["profile"]) <= 1
 
 
+@pytest.mark.slow
 def test_the_tables_fit_a_terminal_of_80_columns(report: dict[str, Any]) -> None:
     several = {**report["train"][1], "workers": 8, "exchange_ms": 1.5, "scaling_efficiency": 0.98}
     rows = [*report["train"], several]

@@ -38,6 +38,7 @@ def report(out: Path) -> dict:
     return content
 
 
+@pytest.mark.slow
 def test_every_variant_is_judged_on_the_same_clips(out: Path, detector: Path) -> None:
     content = report(out)
     assert [v["name"] for v in content["variants"]] == [*VARIANTS, str(detector)]
@@ -52,12 +53,14 @@ def test_every_variant_is_judged_on_the_same_clips(out: Path, detector: Path) ->
     assert [v["seeds"] for v in content["variants"]] == [[0], [0], [None]]
 
 
+@pytest.mark.slow
 def test_variants_are_what_they_are_called(out: Path) -> None:
     ed, plain = (read_info(out / "variants" / slug / "seed0" / "best").model for slug in SLUGS)
     assert (ed.arch, ed.net, ed.preset) == ("original", "ed", "nano")
     assert (plain.arch, plain.attention, plain.residual) == ("v2", False, True)
 
 
+@pytest.mark.slow
 def test_result_files_carry_the_variants_names(out: Path) -> None:
     names = {path.name for path in out.iterdir()}
     assert {f"comparison.{kind}" for kind in ("json", "csv", "md", "html")} <= names
@@ -69,6 +72,7 @@ def test_result_files_carry_the_variants_names(out: Path) -> None:
         assert (out / "variants" / slug / "seed0" / "loss_curves.png").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_not_trained_again(
     out: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +92,7 @@ def test_what_is_trained_is_not_trained_again(
     assert not (out / f"detailed_results_{SLUGS[1]}.csv").exists()
 
 
+@pytest.mark.slow
 def test_variants_with_other_epochs_do_not_share_a_folder(
     out: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,7 @@ def few(clips: Path, folder: Path, *more: str) -> Path:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_files(
     cluster: Cluster, clips: Path, tmp_path: Path
 ) -> None:

@@ -143,6 +143,7 @@ def test_files_that_were_touched_are_found_by_content_after_a_stop(tmp_path: Pat
     assert held(out) == source.expected()
 
 
+@pytest.mark.slow
 def test_any_history_ends_with_what_one_run_would_have_made(tmp_path: Path) -> None:
     drawn = random.Random(0)
     source, out = Source(tmp_path / "clips"), tmp_path / "out"

@@ -14,6 +14,7 @@ from genconvit.train.run_folder import read_results
 
 
 @pytest.mark.timeout(1000)
+@pytest.mark.slow
 def test_an_elastic_run_survives_a_lost_node_and_one_that_is_taken_back(tmp_path: Path) -> None:
     program = Path(__file__).with_name("lost_nodes.py")
     done = subprocess.run(

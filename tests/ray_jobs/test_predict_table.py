@@ -91,6 +91,7 @@ def test_a_bucket_of_clips_becomes_tables(
     assert rows(out)["real/good.avi"] == found["real/good.avi"]  # its time too: not judged again
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(
     cluster: Cluster, clips: Path, detector: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -34,6 +34,7 @@ def test_a_job_runs_on_the_cluster(cluster: Cluster, clips: Path, tmp_path: Path
     assert open_dataset(out).manifest["clips"] == 16
 
 
+@pytest.mark.slow
 def test_a_job_with_bad_input_fails_and_says_why(cluster: Cluster, tmp_path: Path) -> None:
     done = submit(cluster, "ray_jobs/train.py", "--data", tmp_path / "nowhere")
     assert done.returncode != 0

@@ -25,7 +25,8 @@ from ray_jobs.output import Output
 from ray_jobs.train import train
 from tests.conftest import Cluster, small_settings
 
-pytestmark = pytest.mark.timeout(900)  # each start of Ray's workers takes its time
+# Each start of Ray's workers takes its time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 JOB = (
     "train.epochs=2",
     "train.batch_size=8",

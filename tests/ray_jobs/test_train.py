@@ -134,6 +134,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
     assert "cannot be written to" in message and "--out" in message
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_detector(run: Path, dataset: Path, tmp_path: Path) -> None:
     """A rate of almost nothing leaves its weights as they are."""
     start = small_settings("train.epochs=1", "train.batch_size=16", "train.lr=1e-12")

@@ -260,6 +260,15 @@ def test_a_sweep_needs_its_val_split(dataset: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+def test_a_training_at_the_end_that_cannot_be_is_refused_at_the_start(
+    dataset: Path, tmp_path: Path
+) -> None:
+    settings = small_settings("tune.retrain_epochs=2", "train.epochs=9", "train.warmup_epochs=3")
+    with pytest.raises(UserError, match=r"--retrain-epochs 2: train\.warmup_epochs=3 takes all"):
+        tune([dataset], settings, tmp_path / "s", QUIET)
+    assert not (tmp_path / "s").exists()
+
+
 def judged(number: int, *scores: float) -> TrialResult:
     return TrialResult(
         number=number, state="finished", config={}, scores=list(scores), best_epoch=1, epochs=1,

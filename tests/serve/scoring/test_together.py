@@ -27,6 +27,19 @@ class Recorder:
         return self.answers(*args)
 
 
+class Here:
+    """In place of the sandbox of the ingress: decodes once it is let."""
+
+    def __init__(self) -> None:
+        self.works: list[ClipWork] = []
+        self.gate = asyncio.Event()
+
+    async def clips(self, works: list[ClipWork]) -> list[ClipWork]:
+        self.works += works
+        await self.gate.wait()
+        return works
+
+
 def test_a_lone_question_waits_for_nobody_and_those_of_a_turn_go_together() -> None:
     calls = []
 
@@ -97,7 +110,7 @@ def test_small_images_are_decoded_together_and_clips_alone() -> None:
     recorder = Recorder(lambda asked: asked if isinstance(asked, list) else [asked])
 
     async def talk() -> None:
-        croppers = Croppers(recorder)  # type: ignore[arg-type]
+        croppers = Croppers(recorder, Here())  # type: ignore[arg-type]
         contents = (jpeg, clip, jpeg, large)
         await asyncio.gather(*(croppers.call("clip", work(content)) for content in contents))
         await croppers.call("crops", [])
@@ -107,6 +120,26 @@ def test_small_images_are_decoded_together_and_clips_alone() -> None:
     assert methods == ["clip", "clip", "clips", "crops"]
     together = next(asked for method, asked in recorder.calls if method == "clips")
     assert [one.content.tobytes() for one in together] == [jpeg, jpeg]
+
+
+def test_a_lone_small_image_is_decoded_here_while_nothing_else_is() -> None:
+    jpeg = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    clip = b"\x00\x00\x00\x18ftypmp42" + bytes(64)
+    recorder, here = Recorder(lambda asked: asked), Here()
+
+    async def talk() -> None:
+        croppers = Croppers(recorder, here)  # type: ignore[arg-type]
+        lone = asyncio.create_task(croppers.call("clip", work(jpeg)))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(*(croppers.call("clip", work(content)) for content in (jpeg, clip)))
+        assert [method for method, _ in recorder.calls] == ["clip", "clips"]
+        assert not lone.done()
+        here.gate.set()
+        await lone
+        await croppers.call("clip", work(jpeg))
+
+    asyncio.run(talk())
+    assert (len(here.works), len(recorder.calls)) == (2, 2)
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
