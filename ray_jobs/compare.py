@@ -23,6 +23,7 @@ from genconvit.data.shards import (
 )
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
+from genconvit.evaluate.aggregate import unreachable
 from genconvit.evaluate.comparison import results as comparison_results
 from genconvit.evaluate.comparison.report import comparison_tables, write_comparison
 from genconvit.evaluate.comparison.results import ComparisonReport, VariantRun
@@ -86,6 +87,8 @@ def compare(
         check_variant(variant, given, data)
     out = (out or new_out_folder("compare")).resolve()
     _refuse_taken(out)
+    for line in unreachable(given.settings().decision):
+        output.warn(line)
     with connected(output) as ray_logs:
         output.say(f"Comparing {len(asked)} variants in {out}\nRay's logs: {ray_logs}")
         # How verdicts are made must not say which frames are extracted to train on.

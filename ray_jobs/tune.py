@@ -108,6 +108,12 @@ def tune(
             "a sweep judges its trials by the val split, which train.train_on_val trains on; leave "
             "it out (--retrain-best trains the winner on both)."
         )
+    epochs, warm_up = settings.tune.retrain_epochs, settings.train.warmup_epochs
+    if epochs is not None and 0 < warm_up >= epochs:
+        raise UserError(
+            f"--retrain-epochs {epochs}: train.warmup_epochs={warm_up:g} takes all of them; give "
+            "more, or warm up for less."
+        )
     given = settings.tune.space
     space = None if given is None else Space.parse(given, "tune.space")
     out = (out or new_out_folder("tune")).resolve()
