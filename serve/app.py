@@ -41,6 +41,9 @@ from serve.scoring.scorer import CONCURRENT_BATCHES, Scorer
 
 ROOM = 64
 """Requests beyond the limit that reach the ingress, to be refused there with a problem document."""
+ENDS_SOON = {"graceful_shutdown_wait_loop_s": 0.2}
+"""So often a process that is to end looks whether it is idle; every two seconds otherwise, and one
+deployment ends after the other."""
 DECODERS_QUEUE = 16
 """Files at a process that decodes. Beyond it Ray Serve keeps them and looks for a free one only
 now and then."""
@@ -63,6 +66,7 @@ def build_app(
         ray_actor_options={"num_cpus": cpus},
         max_ongoing_requests=DECODERS_QUEUE,
         autoscaling_config=_scaling(settings.decoders, 1),
+        **ENDS_SOON,
     ).bind(settings)
     scorers = {
         name: serve.deployment(
@@ -71,6 +75,7 @@ def build_app(
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
             max_ongoing_requests=max(settings.batch_crops * CONCURRENT_BATCHES, ROOM),
             autoscaling_config=_scaling(settings.scorers, 8),
+            **ENDS_SOON,
         ).bind(absolute(location), settings)
         for name, location in settings.models.items()
     }
@@ -80,16 +85,20 @@ def build_app(
         num_replicas=settings.job_decoders,
         ray_actor_options={"num_cpus": cpus},
         max_ongoing_requests=1,
+        **ENDS_SOON,
     ).bind(settings)
     # Made here, once: processes that find no store of their folder say so, and make no other one.
     store = open_store(settings)
     here = {f"node:{ray.util.get_node_ip_address()}": 0.001} if listens else {}
     light = {"num_cpus": 0, "resources": here}
-    jobs = serve.deployment(Jobs, ray_actor_options=light).bind(
+    jobs = serve.deployment(Jobs, ray_actor_options=light, **ENDS_SOON).bind(
         job_cropper, scorers, store, settings
     )
     return serve.deployment(
-        Ingress, ray_actor_options=light, max_ongoing_requests=settings.max_requests + ROOM
+        Ingress,
+        ray_actor_options=light,
+        max_ongoing_requests=settings.max_requests + ROOM,
+        **ENDS_SOON,
     ).bind(cropper, scorers, jobs, store, settings, listens)
 
 

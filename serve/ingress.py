@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from starlette.types import ASGIApp
 
 from genconvit.config import ServeSettings
+from serve.decoding.cropper import Cropper
 from serve.http.api import build_api
 from serve.http.keys import Keys
 from serve.http.server import Server
@@ -54,7 +55,7 @@ class Ingress:
         listens: bool,
     ) -> None:
         set_up_logs(Path(settings.log_folder) if settings.log_folder else None)
-        self._croppers = Croppers(Replicas(cropper))
+        self._croppers = Croppers(Replicas(cropper), Cropper(settings))
         judging = Judging(
             self._croppers,
             {
