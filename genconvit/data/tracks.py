@@ -106,7 +106,9 @@ def link_score(
     root of an area.
     """
     side_a, side_b = (math.sqrt((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in (a, b))
-    shift = math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / (side_a + side_b)
+    # Sums first: so rounding is the same both ways, also where the shift is just the largest.
+    across, down = (a[0] + a[2]) - (b[0] + b[2]), (a[1] + a[3]) - (b[1] + b[3])
+    shift = math.hypot(across, down) / (side_a + side_b)
     growth = max(side_a, side_b) / min(side_a, side_b)
     if shift > MAX_SHIFT or growth > MAX_GROWTH:
         return None
