@@ -94,6 +94,7 @@ def results(sweep: Path) -> dict[str, Any]:
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_no_trial_is_lost_and_none_is_run_twice(sweep: Path, results: dict[str, Any]) -> None:
     assert [trial["number"] for trial in results["trials"]] == [0, 1, 2]
     assert len(list((sweep / "trials").iterdir())) == 3
@@ -107,6 +108,7 @@ def test_no_trial_is_lost_and_none_is_run_twice(sweep: Path, results: dict[str, 
         assert run["epochs"] == len(run["history"]) == 2
 
 
+@pytest.mark.slow
 def test_the_start_settings_and_the_given_points_come_first(results: dict[str, Any]) -> None:
     start, point, failing = (trial["config"] for trial in results["trials"])
     assert start == results["start"] == {"train.lr": 0.001, "model.dropout_rate": 0.5}
@@ -114,11 +116,13 @@ def test_the_start_settings_and_the_given_points_come_first(results: dict[str, A
     assert failing["train.lr"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_says_why_and_stops_no_other(results: dict[str, Any]) -> None:
     assert [trial["state"] for trial in results["trials"]] == ["finished", "finished", "failed"]
     assert "no longer finite" in results["trials"][2]["failure"]
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_handed_over(sweep: Path, results: dict[str, Any], clips: Path) -> None:
     scores = {trial["number"]: trial["scores"][0] for trial in results["trials"] if trial["scores"]}
     [best] = results["best"]
@@ -128,6 +132,7 @@ def test_the_best_trial_is_handed_over(sweep: Path, results: dict[str, Any], cli
     assert load_detector(sweep / "best").judge(clip).probability_fake is not None
 
 
+@pytest.mark.slow
 def test_its_settings_are_those_that_were_tried(sweep: Path, results: dict[str, Any]) -> None:
     config = results["trials"][results["best"][0]]["config"]
     settings = resolve_settings(sweep / "best.yaml")
@@ -137,6 +142,7 @@ def test_its_settings_are_those_that_were_tried(sweep: Path, results: dict[str, 
     assert load_detector(sweep / "best").info.model.dropout_rate == settings.model.dropout_rate
 
 
+@pytest.mark.slow
 def test_a_report_and_a_table_tell_of_it(sweep: Path) -> None:
     page = (sweep / "sweep_report.html").read_text()
     assert "no longer finite" in page
@@ -145,17 +151,20 @@ def test_a_report_and_a_table_tell_of_it(sweep: Path) -> None:
         assert [row["number"] for row in csv.DictReader(file)] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_open_the_test_split(sweep: Path, dataset: Path) -> None:
     with pytest.raises(pa.ArrowInvalid):
         pq.read_metadata(next(dataset.glob("test/*.parquet")))
     assert (sweep / "sweep.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_not_overwritten(sweep: Path, dataset: Path) -> None:
     with pytest.raises(UserError, match="--resume"):
         tune([dataset], small_settings(), sweep, QUIET)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_with_its_own_settings_only(
     sweep: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +221,7 @@ def retrained(sweep: Path, results: dict[str, Any], dataset: Path) -> dict[str, 
     return again.model_dump(mode="json")
 
 
+@pytest.mark.slow
 def test_the_winner_is_trained_on_train_and_val(
     sweep: Path, results: dict[str, Any], retrained: dict[str, Any], dataset: Path
 ) -> None:
@@ -235,6 +245,7 @@ def test_the_winner_is_trained_on_train_and_val(
     assert final["detectors"][0] in page
 
 
+@pytest.mark.slow
 def test_what_another_winner_left_is_not_mixed_with_it(
     sweep: Path, retrained: dict[str, Any], dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
