@@ -37,6 +37,7 @@ from genconvit.model_card import model_card
 from genconvit.models.registry import build_from_settings
 from genconvit.reference import Reference
 from genconvit.storage import fetched, is_url, read_remote, upload
+from genconvit.wording import first_mistake
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "detector.json"
@@ -240,10 +241,8 @@ def read_info(location: str | Path) -> DetectorInfo:
     try:
         info = DetectorInfo.model_validate(upgraded(content, where))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{where}: {field}: {first['msg']}; it is damaged or from another version."
+            f"{where}: {first_mistake(error)}; it is damaged or from another version."
         ) from None
     if info.preprocess_fingerprint != info.preprocess.fingerprint():
         raise UserError(

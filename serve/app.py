@@ -32,6 +32,7 @@ from genconvit.checkpoint import load_network
 from genconvit.config import ServeSettings
 from genconvit.errors import UserError
 from genconvit.storage import absolute
+from genconvit.wording import first_mistake
 from serve.decoding.cropper import Cropper
 from serve.http.keys import Keys
 from serve.ingress import CROPPER, Ingress
@@ -111,9 +112,7 @@ def build_from_args(args: dict[str, Any]) -> serve.Application:
     try:
         settings = ServeSettings.model_validate(args)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"args: {where}: {first['msg']}.") from None
+        raise UserError(f"args: {first_mistake(error)}.") from None
     if not settings.models:
         raise UserError("args: models: name at least one detector, as NAME: FOLDER.")
     if settings.state is None:

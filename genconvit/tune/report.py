@@ -25,7 +25,7 @@ from genconvit.tune.space_figures import (
     stopped_text,
     value_text,
 )
-from genconvit.wording import plural
+from genconvit.wording import first_mistake, plural
 
 RESULTS, TRIALS, PAGE = "sweep.json", "trials.csv", "sweep_report.html"
 
@@ -79,10 +79,8 @@ def read_sweep(path: Path) -> SweepResults:
     try:
         return SweepResults.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
         raise UserError(
-            f"{path}: {field}: {first['msg']}; it is damaged or from another version."
+            f"{path}: {first_mistake(error)}; it is damaged or from another version."
         ) from None
 
 
