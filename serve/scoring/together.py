@@ -94,8 +94,8 @@ class Croppers:
 
     Args:
         replicas: Of the deployment.
-        here: Decodes behind this process. A lone small image goes to it: the way to another process
-            takes longer than its decoding.
+        here: Decodes behind this process. A lone small image goes to it, which saves a call through
+            Ray Serve.
     """
 
     def __init__(self, replicas: Replicas, here: Cropper) -> None:
