@@ -271,6 +271,12 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except (UserError, KeyboardInterrupt):
         raise
+    except ImportError as error:
+        name = getattr(error.__cause__ or error.__context__ or error, "name", None)
+        raise UserError(
+            f"tune.storage={_public(url)} needs the Python package {name or 'of its database'}; "
+            "install it."
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

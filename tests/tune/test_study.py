@@ -222,6 +222,13 @@ def test_a_storage_that_cannot_be_opened_is_said_without_its_password(
     assert "\n" not in str(caught.value)
 
 
+def test_a_storage_whose_driver_is_missing_names_the_package(tmp_path: Path) -> None:
+    url = "mssql+pymssql://user:secret@host/optuna"
+    with pytest.raises(UserError, match="needs the Python package pymssql; install it") as caught:
+        study(tmp_path, f"tune.storage={url}", "tune.study=x")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_folder_without_a_study_is_no_warm_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tune\.warm_start"):
         earlier_trials(tmp_path, ["clip_auc"])
