@@ -42,7 +42,7 @@ from serve.scoring.scorer import CONCURRENT_BATCHES, Scorer
 
 ROOM = 64
 """Requests beyond the limit that reach the ingress, to be refused there with a problem document."""
-ENDS_SOON = {"graceful_shutdown_wait_loop_s": 0.2}
+ENDING_LOOKS_S = 0.2
 """So often a process that is to end looks whether it is idle; every two seconds otherwise, and one
 deployment ends after the other."""
 DECODERS_QUEUE = 16
@@ -61,46 +61,44 @@ def build_app(
         listens: It answers HTTP itself, on this machine, and needs no proxy of Ray Serve.
     """
     cpus = _cpus(settings)
-    cropper = serve.deployment(
+    cropper = _deployment(
         Cropper,
         name=CROPPER,
         ray_actor_options={"num_cpus": cpus},
         max_ongoing_requests=DECODERS_QUEUE,
         autoscaling_config=_scaling(settings.decoders, 1),
-        **ENDS_SOON,
     ).bind(settings)
     scorers = {
-        name: serve.deployment(
+        name: _deployment(
             Scorer,
             name=f"Scorer-{name}",
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
             max_ongoing_requests=max(settings.batch_crops * CONCURRENT_BATCHES, ROOM),
             autoscaling_config=_scaling(settings.scorers, 8),
-            **ENDS_SOON,
         ).bind(absolute(location), settings)
         for name, location in settings.models.items()
     }
-    job_cropper = serve.deployment(
+    job_cropper = _deployment(
         Cropper,
         name="JobCropper",
         num_replicas=settings.job_decoders,
         ray_actor_options={"num_cpus": cpus},
         max_ongoing_requests=1,
-        **ENDS_SOON,
     ).bind(settings)
     # Made here, once: processes that find no store of their folder say so, and make no other one.
     store = open_store(settings)
     here = {f"node:{ray.util.get_node_ip_address()}": 0.001} if listens else {}
     light = {"num_cpus": 0, "resources": here}
-    jobs = serve.deployment(Jobs, ray_actor_options=light, **ENDS_SOON).bind(
-        job_cropper, scorers, store, settings
-    )
-    return serve.deployment(
+    jobs = _deployment(Jobs, ray_actor_options=light).bind(job_cropper, scorers, store, settings)
+    return _deployment(
         Ingress,
         ray_actor_options=light,
         max_ongoing_requests=settings.max_requests + ROOM,
-        **ENDS_SOON,
     ).bind(cropper, scorers, jobs, store, settings, listens)
+
+
+def _deployment(kind: type, **options: Any) -> serve.Deployment:
+    return serve.deployment(kind, graceful_shutdown_wait_loop_s=ENDING_LOOKS_S, **options)
 
 
 def build_from_args(args: dict[str, Any]) -> serve.Application:

@@ -35,6 +35,8 @@ from genconvit.overrides import parse_assignment, resolve_settings
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+Weights = dict[str, torch.Tensor]
+
 SMALL = ("model.preset=nano", "preprocess.size=64", "sampling.frames=4")
 
 
@@ -61,16 +63,22 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole detector that has learned nothing."""
-    path = tmp_path_factory.mktemp("detector") / "best"
-    torch.manual_seed(0)
-    settings = small_settings()
+    return write_detector(tmp_path_factory.mktemp("detector") / "best", 0)
+
+
+def write_detector(
+    path: Path, seed: int, *settings: str, change: Callable[[Weights], Weights] = dict
+) -> Path:
+    """A detector whose weights nobody trained."""
+    torch.manual_seed(seed)
+    chosen = small_settings(*settings)
     info = DetectorInfo(
-        model=settings.model,
-        preprocess=settings.preprocess,
-        sampling=settings.sampling,
-        decision=settings.decision,
+        model=chosen.model,
+        preprocess=chosen.preprocess,
+        sampling=chosen.sampling,
+        decision=chosen.decision,
     )
-    save_detector(path, build_from_settings(settings.model).state_dict(), info)
+    save_detector(path, change(build_from_settings(chosen.model).state_dict()), info)
     return path
 
 

@@ -65,11 +65,6 @@ def client(url: str) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def clip(clips: Path) -> Path:
-    return sorted(clips.parent.glob("test/fake/*"))[0]
-
-
 @contextmanager
 def asked_all_the_while(ask: Callable[[], Any]) -> Iterator[list[Exception]]:
     """Asks again and again beside what happens in the block; collects what goes wrong."""

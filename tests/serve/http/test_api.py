@@ -44,11 +44,6 @@ def judge(detector: Path) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def clip(clips: Path) -> Path:
-    return sorted(clips.parent.glob("test/fake/*"))[0]
-
-
-@pytest.fixture(scope="module")
 def frame(clip: Path) -> bytes:
     """A frame with a face, as PNG."""
     image = cv2.VideoCapture(str(clip)).read()[1]

@@ -1,39 +1,16 @@
-"""Detectors that nobody trained, and their answers, for the tests of reloading."""
+"""Answers and whose they are, for the tests of reloading."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from genconvit import load_detector
 from genconvit.answers import Detection
-from genconvit.checkpoint import DetectorInfo, save_detector
-from genconvit.models.registry import build_from_settings
-from tests.conftest import small_settings
 from tests.serve.local import LocalClient
 
 DETECT, RELOAD = "/v1/detect", "/v1/models/default/reload"
-
-Weights = dict[str, torch.Tensor]
-
-
-def write(
-    path: Path, seed: int, *settings: str, change: Callable[[Weights], Weights] = dict
-) -> Path:
-    """A detector whose weights nobody trained."""
-    torch.manual_seed(seed)
-    chosen = small_settings(*settings)
-    info = DetectorInfo(
-        model=chosen.model,
-        preprocess=chosen.preprocess,
-        sampling=chosen.sampling,
-        decision=chosen.decision,
-    )
-    save_detector(path, change(build_from_settings(chosen.model).state_dict()), info)
-    return path
 
 
 def judged(client: LocalClient, clip: Path) -> Detection:

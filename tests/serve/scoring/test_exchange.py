@@ -15,9 +15,10 @@ import pytest
 
 from genconvit.checkpoint import read_info
 from serve.scoring.work import Options
+from tests.conftest import write_detector
 from tests.serve import hostile
 from tests.serve.local import LocalClient, assert_problem, local_client
-from tests.serve.scoring.reloading import DETECT, RELOAD, assert_judged_by, judged, write
+from tests.serve.scoring.reloading import DETECT, RELOAD, assert_judged_by, judged
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def exchanged_on_the_way(client: LocalClient, path: Path, times: int = 1) -> Ite
     async def reload_and_score(crops: Any) -> Any:
         if len(calls) < times:
             calls.append("reload")
-            write(path, 10 + len(calls), f"preprocess.margin=0.{len(calls)}")
+            write_detector(path, 10 + len(calls), f"preprocess.margin=0.{len(calls)}")
             await client.server.judging.reload("default")
         return await score(crops)
 
@@ -52,7 +53,7 @@ def test_ready_crops_are_made_anew_for_another_size(client: LocalClient, served:
 
     async def reload_first(crops: Any) -> Any:
         scorer.score = score  # type: ignore[method-assign]
-        write(served, 5, "model.image_size=96", "preprocess.size=96")
+        write_detector(served, 5, "model.image_size=96", "preprocess.size=96")
         await client.server.judging.reload("default")
         return await score(crops)
 
@@ -83,7 +84,7 @@ def test_a_verdict_is_of_one_detector_alone(client: LocalClient, served: Path, c
     async def reload_before_the_second(crops: Any) -> Any:
         calls.append(len(crops.images))
         if len(calls) == 2:
-            write(served, 6)
+            write_detector(served, 6)
             await client.server.judging.reload("default")
         return await score(crops)
 
@@ -145,7 +146,7 @@ def test_no_request_fails_while_detectors_come_and_go(
         thread.start()
     kinds = [("preprocess.margin=0.5",), ("model.image_size=96", "preprocess.size=96"), ()]
     for seed, kind in enumerate(kinds, start=20):
-        write(served, seed, *kind)
+        write_detector(served, seed, *kind)
         response = client.post(RELOAD)
         if response.status_code != 200:
             failures.append(response.text)
@@ -175,7 +176,7 @@ def test_the_other_processes_follow(
     served: Path, clip: Path, tmp_path: Path, seed: int, settings: tuple[str, ...]
 ) -> None:
     with local_client(tmp_path / "jobs", served, processes=2) as client:
-        write(served, seed, *settings)
+        write_detector(served, seed, *settings)
         assert client.post(RELOAD).status_code == 200
         for _ in range(6):  # none fails, whichever of them is asked
             judged(client, clip)
@@ -197,7 +198,7 @@ async def settled(scorer: Any) -> None:
 def test_a_process_that_cannot_follow_serves_on(served: Path, clip: Path, tmp_path: Path) -> None:
     with local_client(tmp_path / "jobs", served, processes=2) as client:
         before = read_info(served).id
-        write(served, 8)
+        write_detector(served, 8)
         assert client.post(RELOAD).status_code == 200
         after = read_info(served).id
         shutil.rmtree(served)

@@ -16,16 +16,17 @@ from genconvit.checkpoint import read_info, save_description
 from genconvit.errors import UserError
 from genconvit.self_check import CROPS as CHECK_CROPS
 from genconvit.self_check import check_crops, check_detector
+from tests.conftest import Weights, write_detector
 from tests.serve import hostile
 from tests.serve.local import LocalClient, assert_problem
-from tests.serve.scoring.reloading import RELOAD, Weights, assert_judged_by, judged, write
+from tests.serve.scoring.reloading import RELOAD, assert_judged_by, judged
 
 # What is taken
 
 
 def test_other_weights_are_taken(client: LocalClient, served: Path, clip: Path) -> None:
     before = judged(client, clip)
-    write(served, 2)
+    write_detector(served, 2)
     assert judged(client, clip).probability_fake == before.probability_fake  # not by itself
     response = client.post(RELOAD)
     assert response.status_code == 200
@@ -72,7 +73,7 @@ def test_a_detector_of_another_kind_is_taken(
     client: LocalClient, served: Path, clip: Path, settings: tuple[str, ...]
 ) -> None:
     judged(client, clip)
-    write(served, 3, *settings)
+    write_detector(served, 3, *settings)
     assert client.post(RELOAD).status_code == 200
     assert_judged_by(judged(client, clip), served, clip)
     crop = hostile.image("png", 80, 80)
@@ -146,7 +147,7 @@ def test_what_is_no_sound_detector_is_refused(
     before = judged(client, clip)
     kept = shutil.copytree(served, tmp_path / "kept")
     attempts: dict[str, Callable[[], Any]] = {
-        name: lambda change=change: write(served, 1, change=change)
+        name: lambda change=change: write_detector(served, 1, change=change)
         for name, change in NONSENSE.items()
     }
     attempts |= {damage.__name__: lambda damage=damage: damage(served) for damage in DAMAGE}

@@ -35,9 +35,8 @@ def real_server(detector: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_page_shows_what_the_server_says(
-    opened: OpenPage, real_server: str, clips: Path, detector: Path, tmp_path: Path
+    opened: OpenPage, real_server: str, clip: Path, detector: Path, tmp_path: Path
 ) -> None:
-    clip = sorted(clips.parent.glob("test/fake/*"))[0]
     cv2.imwrite(str(tmp_path / "face.png"), cv2.VideoCapture(str(clip)).read()[1])
     expected = load_detector(detector, "cpu").judge(tmp_path / "face.png")
     page = opened(f"{real_server}/")
