@@ -167,12 +167,17 @@ def fit(
         state.batches, state.sums = 0, Sums(device, finite=True)
         seed_everything(settings.seed, epoch + 1)
         started = time.monotonic()
-        # The state first: what is in `best/` can be made of it, and not the other way round.
-        save()
-        state.seconds = 0.0
-        _by_the_first(partial(folder.save_epoch, state))
-        watch.saved()
         stopping = state.stopping
+        over = stopping.should_stop or state.epoch == train.epochs
+        if entry["best"] or over or watch.may_save():
+            with watch.saving():
+                # The state first: what is in `best/` can be made of it, not the other way round.
+                save()
+                _by_the_first(partial(folder.save_epoch, state))
+        else:
+            _by_the_first(partial(folder.save_history, state))
+        state.seconds = 0.0
+        watch.epoch_done()
         best = {"best_epoch": stopping.best_epoch or None, "best_clip_auc": stopping.best_auc}
         on_event({"event": "epoch", **best, **entry})
     early = state.stopping.should_stop and state.epoch < train.epochs

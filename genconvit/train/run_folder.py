@@ -1,7 +1,7 @@
 """A training run's folder: the detectors, the results and what it takes to continue.
 
 RUN/best/            the detector of the best epoch; of the last one where nothing is validated
-RUN/last/            the detector of the last epoch
+RUN/last/            the detector of the last epoch that was saved
 RUN/states/          what it takes to continue (genconvit.train.state)
 RUN/results.json     history, best epoch, settings, data
 RUN/settings.yaml    the settings, to repeat or continue the run
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The detector of the last epoch."""
+        """The detector of the last epoch that was saved, at the end of the run the last of all."""
         return self.path / "last"
 
     def start(self) -> None:
@@ -158,6 +158,15 @@ class RunFolder:
             if entry["best"] or entry["val"] is None:
                 save_detector(self.best, weights, info)
             save_detector(self.last, weights, info)
+        self.save_history(state)
+
+    def save_history(self, state: RunState) -> None:
+        """Tells of the epochs that are done, in the results and the log.
+
+        Raises:
+            UserError: It cannot be written; what was there stays.
+        """
+        with self._explained():
             self._write_results(state, finished=False)
             with replaced_file(self.path / "training.log") as aside:
                 lines = [epoch_line(each) + "\n" for each in state.history]

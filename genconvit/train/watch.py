@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,13 @@ SECONDS_BETWEEN_EVENTS = 0.5
 SECONDS_BETWEEN_QUESTIONS = 2.0
 UPDATES_BETWEEN_LOOKS = 10
 """On a GPU, where looking waits for the device."""
+SAVING_SHARE = 0.05
+"""Of a run's time: what saving may take after epochs that are neither the best so far nor the last.
+
+A large network's state is a gigabyte, and an epoch on few crops is over in a second.
+"""
+CHEAP_S = 1.0
+"""Saving that takes no longer is never left out."""
 
 
 class RunEndedError(UserError):
@@ -57,7 +65,7 @@ class Watch:
         self._save, self._on_event, self._ask = save, on_event, ask
         self._every = UPDATES_BETWEEN_LOOKS if device.type == "cuda" else 1
         self._saved = self._asked = time.monotonic()
-        self._told = 0.0
+        self._saving_s = self._told = 0.0
         self._seconds_an_epoch: float | None = None
 
     def begin(self, feed: Feed, batches: int, batch_size: int) -> None:
@@ -71,10 +79,24 @@ class Watch:
         self._feed, self._batches, self._batch_size = feed, batches, batch_size
         self._first, self._started = self._state.batches, time.monotonic()
 
-    def saved(self) -> None:
-        """The state was written at the end of an epoch."""
+    def may_save(self) -> bool:
+        """Whether there is time to save after an epoch; all workers call it together."""
+        waited = time.monotonic() - self._saved
+        timely = self._saving_s <= CHEAP_S or self._saving_s <= SAVING_SHARE * waited
+        [answer] = largest_of_workers([float(timely)], self._device)
+        return bool(answer)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Goes around what is written after an epoch."""
+        began = time.monotonic()
+        yield
         self._saved = time.monotonic()
-        self._seconds_an_epoch = self._saved - self._started
+        self._saving_s = self._saved - began
+
+    def epoch_done(self) -> None:
+        """An epoch is over, with all that is written after it."""
+        self._seconds_an_epoch = time.monotonic() - self._started
 
     def look(self) -> None:
         """Called after every update, by all workers.

@@ -70,8 +70,12 @@ def data() -> Data:
 
 def run(folder: Path, job: Settings, crops: Data | None = None, **how: Any) -> RunFolder:
     """Trains in a folder, and goes on with what is there."""
+    return run_in(RunFolder(folder, job, {"digest": "none"}), job, crops, **how)
+
+
+def run_in(run_folder: RunFolder, job: Settings, crops: Data | None, **how: Any) -> RunFolder:
+    """The same, in a folder that writes in its own way."""
     torch.manual_seed(job.seed)
-    run_folder = RunFolder(folder, job, {"digest": "none"})
     run_folder.start()
     path, _ = run_folder.newest_state()
     resumed = read_state(path) if path else None

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from genconvit.train.batches import plan_batches
 from genconvit.train.run_folder import RunFolder, read_results
 from genconvit.train.state import STATES, newest_state, read_state, save_state
 from genconvit.train.watch import RunEndedError, RunStoppedError
-from tests.train.little import crops, data_of, run, settings, state_of
+from tests.train.little import crops, data_of, run, run_in, settings, state_of
 
 PLAIN = (
     "train.deterministic=true",
@@ -222,3 +223,49 @@ def test_with_fewer_workers_the_epoch_goes_on_where_it_was(tmp_path: Path) -> No
     object.__setattr__(alone, "train", lambda e, skip: (seen.append(skip), train(e, skip))[1])
     run(folder.path, job, alone)
     assert seen == [2, 0]
+
+
+class SlowDisk(RunFolder):
+    """Takes its time to write a state, as a gigabyte does."""
+
+    def save_state(self, content: dict[str, Any]) -> None:
+        time.sleep(watch.CHEAP_S)
+        super().save_state(content)
+
+
+def test_slow_saving_is_left_out_after_epochs_that_it_would_take_longer_than(
+    tmp_path: Path,
+) -> None:
+    job, data = job_of(PLAIN)  # whose only progress is the first epoch
+    whole = run(tmp_path / "whole", job, data)
+    folder = SlowDisk(tmp_path / "slow", job, {"digest": "none"})
+    saved: list[list[int]] = []
+
+    def after_epoch(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            written = read_results(folder.path)["epochs"]
+            saved.append([event["epoch"], len(state_of(folder.path)["history"]), written])
+
+    run_in(folder, job, data, on_event=after_epoch)
+    assert saved == [[1, 1, 1], [2, 1, 2], [3, 3, 3]]
+    for kind in ("best", "last"):
+        expected, found = (load_file(f.path / kind / WEIGHTS) for f in (whole, folder))
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_a_run_goes_on_from_the_epoch_that_was_saved_last(tmp_path: Path) -> None:
+    job, data = job_of(PLAIN)
+    whole = run(tmp_path / "whole", job, data)
+    folder = SlowDisk(tmp_path / "slow", job, {"digest": "none"})
+
+    def fall(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch" and event["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in(folder, job, data, on_event=fall)
+    assert len(state_of(folder.path)["history"]) == 1
+    resumed = run(folder.path, job, data)
+    expected, found = (load_file(f.last / WEIGHTS) for f in (whole, resumed))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert [e["epoch"] for e in read_results(folder.path)["history"]] == [1, 2, 3]
