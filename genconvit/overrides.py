@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
@@ -63,11 +63,31 @@ def resolve_settings(
     Raises:
         UserError: A setting does not exist, or its value is out of range.
     """
+    values = settings_in(read_yaml(config, "--config"), str(config)) if config else {}
+    origins = {name: f"{name} in {config}" for name in values}
+    return merge_settings(values, origins, assignments, base)
+
+
+def merge_settings(
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    assignments: Iterable[Assignment] = (),
+    base: Settings | None = None,
+) -> Settings:
+    """As `resolve_settings`, of settings that were read already.
+
+    Args:
+        values: By dotted name, from `settings_in`.
+        origins: What messages call each of them.
+        assignments: Settings from the command line, in order.
+        base: Whole settings to start from, instead of the defaults and a preset.
+
+    Raises:
+        UserError: A setting does not exist, or its value is out of range.
+    """
     tree: dict[str, Any] = base.model_dump(mode="json") if base else {}
-    origins: dict[str, str] = {}
-    from_file = dict(_leaves(_read_yaml(config))) if config else {}
+    origins, from_file = dict(origins), dict(values)
     for name, value in from_file.items():
-        origins[name] = f"{name} in {config}"
         find_field(name, origins[name])
         _put(tree, name, value)
     _latest_sampling_wins(tree, from_file)
@@ -283,32 +303,54 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, option: str) -> Any:
+    """What a YAML file holds; None where it is empty.
+
+    Args:
+        path: The file.
+        option: Which names it, for the message.
+
+    Raises:
+        UserError: It cannot be read, or is not YAML.
+    """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check --config.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); check {option}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise UserError(
             f"{path} is not valid YAML{line}; check its indentation and quotes."
         ) from error
+
+
+def settings_in(tree: Any, where: str) -> dict[str, Any]:
+    """Settings by dotted name, from sections with names below them or from dotted names.
+
+    Args:
+        tree: Of `read_yaml`.
+        where: What messages call it.
+
+    Raises:
+        UserError: It is no mapping, or a section is none.
+    """
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UserError(
-            f"{path} holds no settings; write sections such as 'train:' with names below."
+            f"{where} holds no settings; write sections such as 'train:' with names below."
         )
+    tree = dict(tree)
     for name, section in tree.items():
         field = Settings.model_fields.get(str(name))
         if field is not None and _is_section(field) and section is None:
             tree[name] = {}
         elif field is not None and _is_section(field) and not isinstance(section, dict):
             raise UserError(
-                f"{name} in {path} is a section; write its settings below it, indented."
+                f"{name} in {where} is a section; write its settings below it, indented."
             )
-    return tree
+    return dict(_leaves(tree))
 
 
 def _leaves(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:

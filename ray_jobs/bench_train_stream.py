@@ -24,6 +24,7 @@ from genconvit.train.distributed import gather_from_workers, rank_and_world
 from genconvit.train.loop import Data, train_epoch
 from genconvit.train.measure import Marks, forget_peaks, peak_memory, summary
 from genconvit.train.measured_steps import run_step
+from genconvit.train.network import compiles, speed_up, start_network
 from genconvit.train.watch import Watch
 from ray_jobs.bench_train_worker import (
     OUT_OF_MEMORY,
@@ -33,7 +34,7 @@ from ray_jobs.bench_train_worker import (
 )
 from ray_jobs.cluster import Resources, train_budget
 from ray_jobs.stream import Batch, start_workers, stream
-from ray_jobs.train_worker import compiles, speed_up, start_network, wrap
+from ray_jobs.train_worker import wrap
 
 ALONE_STEPS = 10
 """Steps without exchange of gradients; the first two of them do not count."""

@@ -32,8 +32,8 @@ from genconvit.train.measured_steps import (
     time_steps,
     time_verdicts,
 )
+from genconvit.train.network import compiles, speed_up, start_network
 from genconvit.train.precision import Precision
-from ray_jobs.train_worker import compiles, speed_up, start_network
 
 OUT_OF_MEMORY = "out of memory"
 """The same words are in what PyTorch says."""

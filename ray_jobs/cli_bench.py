@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from genconvit.errors import UserError
-from ray_jobs.options import SAMPLING, STREAM, Given, Json, OutFolder, with_settings
+from ray_jobs.options import (
+    SAMPLING,
+    STREAM,
+    AllowLeakage,
+    Given,
+    Json,
+    OutFolder,
+    with_settings,
+)
 from ray_jobs.output import Output
 
-app = typer.Typer(help="Measure this machine: extraction, reading of crops, training, verdicts.")
+app = typer.Typer(
+    help="Measure this machine: extraction, reading of crops, training, verdicts; and recipes."
+)
 
 
 @app.command()
@@ -238,3 +249,66 @@ def tune(
     from ray_jobs.bench_tune import bench_tune
 
     bench_tune(data, given.settings(), Output(json), crops=crops, rounds=rounds, out=out)
+
+
+@app.command()
+@with_settings(
+    {
+        "--epochs": "train.epochs",
+        "--batch-size": "train.batch_size",
+        "--preset": "model.preset",
+    }
+)
+def recipe(
+    data: Annotated[str, typer.Option("--data", help="Shards.")],
+    recipes: Annotated[
+        Path | None,
+        typer.Option("--recipes", help="YAML file with recipes; by default configs/recipes.yaml."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", help="Some of them, separated by commas; by default all."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Runs of each recipe and fold, with seeds from 0.")
+    ] = 3,
+    folds: Annotated[
+        int,
+        typer.Option("--folds", min=0, help="Of the train split; 0 without cross-validation."),
+    ] = 5,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate", help="Also train on the whole train split, judged by the val split."
+        ),
+    ] = False,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, help="Also judge after each so many epochs.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline", help="Others are compared with it; by default ours, or the first."
+        ),
+    ] = None,
+    at_once: Annotated[
+        int,
+        typer.Option("--at-once", min=1, help="Runs that share a GPU, or a machine without one."),
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder for the results; what is done there is kept.", file_okay=False
+        ),
+    ] = None,
+    allow_leakage: AllowLeakage = False,
+    json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Train recipes with several seeds on folds of the train split, and compare their AUC."""
+    from ray_jobs.bench_recipe import Plan, bench_recipe
+
+    names = [name.strip() for name in only.split(",")] if only is not None else []
+    plan = Plan(tuple(names), seeds, folds, validate, every, baseline, at_once, allow_leakage)
+    bench_recipe(data, given, Output(json), plan, recipes=recipes, out=out)

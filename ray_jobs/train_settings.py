@@ -70,7 +70,11 @@ def resumed_settings(folder: Path, out: Path | None, given: Given) -> Settings:
 
 
 def settings_for(
-    dataset: FrameDataset | TrainingData, settings: Settings, *, begun: bool = False
+    dataset: FrameDataset | TrainingData,
+    settings: Settings,
+    *,
+    begun: bool = False,
+    validated: bool = True,
 ) -> Settings:
     """The settings with the dataset's preprocessing, checked against its crops.
 
@@ -78,6 +82,7 @@ def settings_for(
         dataset: What is trained on.
         settings: As asked for.
         begun: They are those of a run that goes on: what it began from is no longer needed.
+        validated: The val split is read, unless they say `train.train_on_val`.
 
     Raises:
         UserError: The dataset was extracted otherwise than asked for, lacks a class or a
@@ -100,7 +105,8 @@ def settings_for(
                 f"{dataset.path} has no {label} crops in its train split; training needs both "
                 f"classes{hint if label == 'fake' else ''}."
             )
-    if not any(dataset.counts["val"].values()) and not settings.train.train_on_val:
+    needs_val = validated and not settings.train.train_on_val
+    if needs_val and not any(dataset.counts["val"].values()):
         raise UserError(
             f"{dataset.path} has no val split; extract with split.val_fraction=0.2 or so."
         )

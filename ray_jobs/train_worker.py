@@ -7,27 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-# cuBLAS reads it once: without, `train.deterministic` is refused on a GPU.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
 import ray
 import ray.train
 import ray.train.torch
 import torch
 from torch import nn
 
-from genconvit.checkpoint import load_network
-from genconvit.config import Settings, TrainSettings
+from genconvit.config import Settings
 from genconvit.data.training_data import Epochs, TrainingData
 from genconvit.errors import UserError
 from genconvit.kernels import DISTRUSTED
-from genconvit.models.accelerate import accelerate
-from genconvit.models.registry import build_from_settings
 from genconvit.train.batch_size import find_batch_size
 from genconvit.train.batches import BatchPlan, plan_batches
 from genconvit.train.distributed import ddp_options, gather_from_workers, rank_and_world
 from genconvit.train.loggers import build_loggers
 from genconvit.train.loop import Data, fit
+from genconvit.train.network import compiles, speed_up, start_network
 from genconvit.train.run_folder import SETTINGS, RunFolder
 from genconvit.train.state import read_state
 from genconvit.train.watch import Event, RunEndedError, RunStoppedError
@@ -165,43 +160,6 @@ def _train(config: dict[str, Any]) -> None:
     finally:
         if loggers is not None:
             loggers.close()
-
-
-def start_network(settings: Settings, device: torch.device, *, new: bool) -> nn.Module:
-    """The network on its device, and PyTorch's switches as the settings say.
-
-    Args:
-        settings: Of the run.
-        device: Where it is trained.
-        new: With its start weights; without where a state brings its own.
-    """
-    torch.use_deterministic_algorithms(settings.train.deterministic)
-    torch.backends.cudnn.benchmark = not settings.train.deterministic
-    torch.manual_seed(settings.seed)
-    model = settings.model
-    if not new or settings.train.init is not None:
-        model = model.model_copy(update={"pretrained": False, "weights": None})
-    network = build_from_settings(model)
-    if new and settings.train.init is not None:
-        network.load_state_dict(load_network(settings.train.init)[0].state_dict())
-    if settings.train.grad_checkpointing:
-        for part in network.modules():
-            if hasattr(part, "set_grad_checkpointing"):
-                part.set_grad_checkpointing(True)  # type: ignore[operator]
-    network = network.to(device)
-    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
-
-
-def compiles(train: TrainSettings, device: torch.device) -> bool:
-    """Whether a run compiles."""
-    automatic = device.type == "cuda" and not train.deterministic
-    return train.compile == "on" or (train.compile == "auto" and automatic)
-
-
-def speed_up(network: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
-    """A network as a run computes it: with fused kernels on a GPU, and compiled where asked."""
-    compiled = compiles(settings, device)
-    return accelerate(network, compile=compiled) if compiled or device.type == "cuda" else network
 
 
 def wrap(network: nn.Module, passes: int = 1, sync_bn: bool = False) -> nn.Module:

@@ -23,23 +23,27 @@ AHEAD = 2
 class Feed:
     """Uploads batches to a GPU beside the computation, and counts how long it waited for them.
 
-    On a CPU batches are passed on as they come.
+    On a CPU batches are passed on as they come, and so are images that are on the device already.
 
     Args:
         batches: From the stream.
         device: Where the images go.
+        resident: Images are tensors there.
 
     Attributes:
         wait_s: Seconds that the consumer waited so far.
     """
 
-    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
-        self._batches, self._device = batches, device
+    def __init__(
+        self, batches: Iterable[Batch], device: torch.device, *, resident: bool = False
+    ) -> None:
+        self._batches, self._device, self._resident = batches, device, resident
         self.wait_s = 0.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
         """Images uint8 (B, S, S, 3) on the device, and the batch they are of."""
-        ready = self._uploaded() if self._device.type == "cuda" else self._here()
+        uploads = self._device.type == "cuda" and not self._resident
+        ready = self._uploaded() if uploads else self._here()
         while True:
             asked = time.perf_counter()
             item = next(ready, None)
@@ -50,7 +54,10 @@ class Feed:
 
     def _here(self) -> Iterator[tuple[Tensor, Batch]]:
         for batch in self._batches:
-            yield torch.from_numpy(np.ascontiguousarray(batch["image"])), batch
+            images = batch["image"]
+            if not self._resident:
+                images = torch.from_numpy(np.ascontiguousarray(images))
+            yield images, batch
 
     def _uploaded(self) -> Iterator[tuple[Tensor, Batch]]:
         copying = torch.cuda.Stream(self._device)

@@ -50,6 +50,7 @@ class Data:
         rows: Training crops of this worker in an epoch.
         class_counts: Training crops that are (fake, real), over all workers.
         plan: How the crops of an optimiser step are shared out.
+        resident: Images come as tensors that are on the device already.
     """
 
     train: Callable[[int, int], Iterable[Batch]]
@@ -57,11 +58,98 @@ class Data:
     rows: int
     class_counts: tuple[int, int]
     plan: BatchPlan
+    resident: bool = False
 
     @property
     def batches(self) -> int:
         """Batches in a training epoch; the last one may be smaller."""
         return -(-self.rows // self.plan.rows)
+
+
+class Trainer:
+    """A run's state and the parts of its steps, and its epochs one after another.
+
+    Args:
+        settings: All settings of the run.
+        network: On `device`, the same on every worker.
+        data: The crops.
+        device: Where to compute.
+        resumed: The state to go on from, of `genconvit.train.state.read_state`.
+        wrap: Makes the network's distributed form, such as DDP.
+        accelerate: Makes a network faster, in place.
+        compiled: It compiles the network, whose passes are recorded where that is possible.
+
+    Attributes:
+        state: What changes in the run.
+        objective: Its loss.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        network: nn.Module,
+        data: Data,
+        device: torch.device,
+        *,
+        resumed: dict[str, Any] | None = None,
+        wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+        accelerate: Callable[[nn.Module], nn.Module] = lambda network: network,
+        compiled: bool = False,
+    ) -> None:
+        train, plan = settings.train, data.plan
+        precision = Precision.of(train, device)
+        self.state = RunState.new(
+            network, train, device, precision, updates_per_epoch=-(-data.batches // plan.passes)
+        )
+        seed_everything(settings.seed, 1)
+        if resumed is not None:
+            self.state.load_state_dict(resumed, plan, settings.seed)
+        for one in {network, self.state.judge}:
+            accelerate(one)
+        counts = blended_counts(data.class_counts, settings.augment.self_blend)
+        weights = class_weights(counts).to(device) if train.class_balance else None
+        self.objective = Objective(settings.loss, settings.model, precision, weights, compiled)
+        self._settings, self._data, self._device, self._wrap = settings, data, device, wrap
+        self._preparation = Preparation(settings, device)
+        self._step: TrainStep | None = None
+
+    def train_epoch(self, watch: Watch) -> dict[str, Any]:
+        """The rest of the epoch under way; means as of `train_epoch`.
+
+        Raises:
+            RunEndedError: The watch ends the run, or the workers have come apart.
+        """
+        train, plan, network = self._settings.train, self._data.plan, self.state.network
+        epoch = self.state.epoch + 1
+        if self._step is None or epoch == train.freeze_epochs + 1:
+            # DDP has to know from the start which parameters get a gradient.
+            freeze_backbones(network, epoch <= train.freeze_epochs)
+            self._step = None  # its graphs hold memory
+            passes, objective = network, self.objective
+            if objective.compiled and plan.passes == 1:
+                size = self._settings.model.image_size
+                passes = record_passes(network, train, plan.rows, size, objective.precision)
+            self._step = TrainStep(
+                self._wrap(passes), objective, self._preparation, self.state, train.clip_grad
+            )
+        means = train_epoch(self._step, self._data, epoch, self._device, watch)
+        for one in {network, self.state.judge}:
+            share_batch_statistics(one)
+        _refuse_different(network, self._device)
+        return means
+
+    def end_epoch(self, entry: dict[str, Any], loss: float) -> None:
+        """The epoch is done, and the next one begins.
+
+        Args:
+            entry: Of the history.
+            loss: The cross entropy that the epoch is judged by.
+        """
+        state = self.state
+        state.schedule.after_epoch(state.epoch + 1, loss)
+        state.history.append(entry)
+        state.batches, state.sums = 0, Sums(self._device, finite=True)
+        seed_everything(self._settings.seed, state.epoch + 1)
 
 
 def fit(
@@ -100,19 +188,17 @@ def fit(
             the run to stop (`RunStoppedError`).
     """
     train, plan = settings.train, data.plan
-    precision = Precision.of(train, device)
-    state = RunState.new(
-        network, train, device, precision, updates_per_epoch=-(-data.batches // plan.passes)
+    trainer = Trainer(
+        settings,
+        network,
+        data,
+        device,
+        resumed=resumed,
+        wrap=wrap,
+        accelerate=accelerate,
+        compiled=compiled,
     )
-    seed_everything(settings.seed, 1)
-    if resumed is not None:
-        state.load_state_dict(resumed, plan, settings.seed)
-    for one in {network, state.judge}:
-        accelerate(one)
-    counts = blended_counts(data.class_counts, settings.augment.self_blend)
-    weights = class_weights(counts).to(device) if train.class_balance else None
-    objective = Objective(settings.loss, settings.model, precision, weights, compiled)
-    preparation = Preparation(settings, device)
+    state = trainer.state
     started = time.monotonic()
 
     def save() -> None:
@@ -125,29 +211,16 @@ def fit(
         _by_the_first(partial(folder.save_epoch, state))
     watch = Watch(settings, state, device, save, on_event, ask)
     sample = CropSample(max(1, REFERENCE_CROPS // rank_and_world()[1]))
-    step: TrainStep | None = None
     while state.epoch < train.epochs and not state.stopping.should_stop:
         epoch, started = state.epoch + 1, time.monotonic() - state.seconds
-        if step is None or epoch == train.freeze_epochs + 1:
-            # DDP has to know from the start which parameters get a gradient.
-            freeze_backbones(network, epoch <= train.freeze_epochs)
-            step = None  # its graphs hold memory
-            passes = network
-            if compiled and plan.passes == 1:
-                size = settings.model.image_size
-                passes = record_passes(network, train, plan.rows, size, precision)
-            step = TrainStep(wrap(passes), objective, preparation, state, train.clip_grad)
-        means = train_epoch(step, data, epoch, device, watch)
-        for one in {network, state.judge}:
-            share_batch_statistics(one)
-        _refuse_different(network, device)
+        means = trainer.train_epoch(watch)
         val: dict[str, Any] | None = None
         if not train.train_on_val:
             on_event({"event": "phase", "title": "validating"})
-            val = validate(state.judge, data.validate(), objective, device, sample)
+            val = validate(state.judge, data.validate(), trainer.objective, device, sample)
             state.reference = val.pop("reference")
         judged = means if val is None else val
-        _refuse_nan(means["loss"], judged["loss"], epoch)
+        refuse_nan(means["loss"], judged["loss"], epoch)
         seconds = time.monotonic() - started
         crops = {"train": means["crops"], "val": 0 if val is None else val["crops"]}
         entry = {
@@ -162,10 +235,7 @@ def fit(
             "crops_per_s": round(sum(crops.values()) / seconds, 1),
             "skipped": int(state.skipped.item()),
         }
-        state.schedule.after_epoch(epoch, judged["classification"])
-        state.history.append(entry)
-        state.batches, state.sums = 0, Sums(device, finite=True)
-        seed_everything(settings.seed, epoch + 1)
+        trainer.end_epoch(entry, judged["classification"])
         started = time.monotonic()
         stopping = state.stopping
         over = stopping.should_stop or state.epoch == train.epochs
@@ -211,7 +281,7 @@ def train_epoch(
     """The rest of an epoch's batches; the means over all its crops, and the number of `crops`."""
     state, plan = step.state, data.plan
     state.network.train()
-    feed = Feed(data.train(epoch, state.batches), device)
+    feed = Feed(data.train(epoch, state.batches), device, resident=data.resident)
     watch.begin(feed, data.batches, plan.rows)
     for crops_BHWC, batch in feed:
         state.batches += 1
@@ -262,7 +332,12 @@ def _refuse_different(network: nn.Module, device: torch.device) -> None:
         raise RunEndedError("the workers' networks have come apart; this is a bug: report it.")
 
 
-def _refuse_nan(train_loss: float, val_loss: float, epoch: int) -> None:
+def refuse_nan(train_loss: float, val_loss: float, epoch: int) -> None:
+    """Ends a run whose losses are no longer numbers.
+
+    Raises:
+        RunEndedError: One is not finite.
+    """
     if not np.isfinite([train_loss, val_loss]).all():
         raise RunEndedError(
             f"the loss is no longer finite in epoch {epoch}; lower train.lr or train.clip_grad "

@@ -26,6 +26,7 @@ from genconvit.train.measure import (
     summary,
 )
 from genconvit.train.measured_steps import PlainStep, run_step
+from genconvit.train.network import start_network
 from genconvit.train.precision import Precision
 from ray_jobs.bench_train import bench_train
 from ray_jobs.bench_train_rows import fill
@@ -33,7 +34,6 @@ from ray_jobs.bench_train_table import show
 from ray_jobs.bench_train_worker import Place, check_losses
 from ray_jobs.cli import main
 from ray_jobs.output import Output
-from ray_jobs.train_worker import start_network
 from tests.conftest import small_settings
 
 CPU = torch.device("cpu")
