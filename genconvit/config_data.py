@@ -282,6 +282,12 @@ class AugmentSettings(Section):
         le=0.9,
         description="Share of the real crops of a batch that become self-blended fakes.",
     )
+    self_blend_seams: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Of self_blend: share of the fakes whose seam is smoothed, and nothing else.",
+    )
     mixup: float = Field(
         0.0, ge=0.0, le=10.0, description="Mixup's alpha: crops are mixed in pairs; 0 is none."
     )

@@ -5,6 +5,9 @@ After Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVP
 its own image along the face's outline. A network that tells such crops from real ones has learned
 the seams that most face swaps leave, and not the look of one forgery tool.
 
+A share of the fakes has a smoothed seam and nothing else: a swapped face is faded into its
+surroundings, which costs the detail of a band around it, even where colour and sharpness fit.
+
 Own implementation. Two things differ from the paper. There are no landmarks, so the mask starts
 from an ellipse where the crop holds its face. And only the inserted face is changed, never its
 surroundings: they would give the fakes away, since real crops in a batch are not changed so. What
@@ -28,6 +31,8 @@ from genconvit.data.tensors import to_device, to_images
 
 RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 """How much of the inserted face is seen; one of them is drawn, as in the paper."""
+SEAM_SIGMA = (0.005, 0.015)
+"""Of the blur along a smoothed seam, as a share of the side."""
 CORNERS = 8
 """Of a polygonal mask."""
 CPU = torch.device("cpu")
@@ -39,20 +44,34 @@ class SelfBlend(nn.Module):
     Args:
         margin: Border around the face, as a share of its box's longer side: the face covers
             1 / (1 + 2 margin) of the crop's side, in the middle.
+        seams: Probability that nothing but the seam is smoothed.
     """
 
-    def __init__(self, margin: float) -> None:
+    def __init__(self, margin: float, seams: float = 0.0) -> None:
         super().__init__()
-        self.face = 1 / (1 + 2 * margin)
+        self.face, self.seams = 1 / (1 + 2 * margin), seams
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Float images in [0, 1] to fakes of the same shape and range."""
         return self.with_mask(images_BCHW)[0]
 
     def with_mask(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The fakes, and the share of each pixel that is the inserted face, (B, 1, H, W)."""
+        """The fakes, and the share of each pixel that is another than before, (B, 1, H, W)."""
         mask_B1HW = self._draw_mask(images_BCHW)
-        return torch.lerp(images_BCHW, _change_face(images_BCHW), mask_B1HW), mask_B1HW
+        ratio_B = torch.tensor(RATIOS)[torch.randint(len(RATIOS), (len(images_BCHW),))]
+        ratio_B111 = to_device(ratio_B, images_BCHW.device)[:, None, None, None]
+        if self.seams == 0:
+            share_B1HW, changed_BCHW = mask_B1HW * ratio_B111, _change_face(images_BCHW)
+        else:
+            side = images_BCHW.shape[-2]
+            only_seam_B = to_device(torch.rand(len(images_BCHW)) < self.seams, images_BCHW.device)
+            seam_B111 = only_seam_B[:, None, None, None]
+            # 1 where both images would have the same share, 0 where one has all of it.
+            band_B1HW = 4 * mask_B1HW * (1 - mask_B1HW)
+            smooth_BCHW = blur(images_BCHW, sigma=(SEAM_SIGMA[0] * side, SEAM_SIGMA[1] * side))
+            share_B1HW = torch.where(seam_B111, band_B1HW, mask_B1HW * ratio_B111)
+            changed_BCHW = torch.where(seam_B111, smooth_BCHW, _change_face(images_BCHW))
+        return torch.lerp(images_BCHW, changed_BCHW, share_B1HW), share_B1HW
 
     def _draw_mask(self, images_BCHW: Tensor) -> Tensor:
         height = images_BCHW.shape[-2]
@@ -61,9 +80,7 @@ class SelfBlend(nn.Module):
         polygonal = draw(images_BCHW, 0, 1)[:, None, None] < 0.5
         inside_BHW = torch.where(polygonal, _in_polygon(u_BHW, v_BHW), round_BHW)
         mask_B1HW = inside_BHW[:, None].to(images_BCHW.dtype)
-        soft_B1HW = blur(mask_B1HW, sigma=(0.01 * height, 0.05 * height))
-        ratio_B = torch.tensor(RATIOS)[torch.randint(len(RATIOS), (len(images_BCHW),))]
-        return soft_B1HW * to_device(ratio_B, images_BCHW.device)[:, None, None, None]
+        return blur(mask_B1HW, sigma=(0.01 * height, 0.05 * height))
 
     def _face_coordinates(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Where each pixel lies (B, H, W), in radii of a face of drawn size and place.
@@ -89,26 +106,34 @@ class SelfBlend(nn.Module):
 
 
 class BlendReals(nn.Module):
-    """Turns a share of a batch's real crops into fakes.
+    """Replaces a share of a batch's real crops by fakes.
+
+    A fake is made of a real crop that stays in the batch, as in the paper: the two differ in
+    nothing but the forgery.
 
     Args:
         share: Probability for each real crop.
         preprocess: How the crops were cut.
+        seams: As of `SelfBlend`.
     """
 
-    def __init__(self, share: float, preprocess: PreprocessSettings) -> None:
+    def __init__(self, share: float, preprocess: PreprocessSettings, seams: float = 0.0) -> None:
         super().__init__()
         self.share = share
-        self.blend = SelfBlend(crop_margin(preprocess))
+        self.blend = SelfBlend(crop_margin(preprocess), seams)
 
     def forward(self, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """Crops and labels, of which `labels_B` (0 fake, 1 real) lies on the CPU, to new ones."""
         if self.share == 0:
             return images_BCHW, labels_B
         chosen_B = (labels_B == 1) & (torch.rand(len(labels_B)) < self.share)
-        chosen = to_device(chosen_B.nonzero().flatten(), images_BCHW.device)
+        chosen = chosen_B.nonzero().flatten()
         if len(chosen):
-            images_BCHW = images_BCHW.index_copy(0, chosen, self.blend(images_BCHW[chosen]))
+            staying = ((labels_B == 1) & ~chosen_B).nonzero().flatten()
+            sources = staying if len(staying) else chosen
+            sources = sources[torch.arange(len(chosen)) % len(sources)]
+            chosen, sources = (to_device(rows, images_BCHW.device) for rows in (chosen, sources))
+            images_BCHW = images_BCHW.index_copy(0, chosen, self.blend(images_BCHW[sources]))
         return images_BCHW, labels_B.masked_fill(chosen_B, 0)
 
 

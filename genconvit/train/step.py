@@ -91,9 +91,10 @@ class Preparation(nn.Module):
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         super().__init__()
-        self.blend = BlendReals(settings.augment.self_blend, settings.preprocess)
-        self.augmentation = build_augmentation(settings.augment).to(device)
-        self.mix = MixCrops(settings.augment)
+        augment = settings.augment
+        self.blend = BlendReals(augment.self_blend, settings.preprocess, augment.self_blend_seams)
+        self.augmentation = build_augmentation(augment).to(device)
+        self.mix = MixCrops(augment)
 
     @torch.no_grad()
     def forward(self, crops_BHWC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,6 +106,54 @@ def test_a_share_of_the_reals_becomes_fake_and_fakes_stay() -> None:
     assert labels.sum() == 100 and torch.equal(batch, images(200, side=32))
 
 
+def test_a_fake_is_made_of_a_real_crop_that_stays_in_the_batch() -> None:
+    """Flat images, each of its own grey, whose surroundings say which one a fake is made of."""
+    greys = torch.linspace(0.2, 0.8, 40)
+    batch = greys[:, None, None, None].expand(-1, 3, 32, 32).contiguous()
+    labels = torch.arange(40) % 2
+    torch.manual_seed(0)
+    after, new = BlendReals(0.5, PreprocessSettings())(batch, labels)
+    made = torch.arange(40)[(labels == 1) & (new == 0)]
+    staying = greys[new == 1]
+    assert len(made) > 5
+    for row in made:
+        assert (staying - after[row, 0, 0, 0]).abs().min() < 1e-5
+
+
+def test_a_batch_whose_reals_are_all_chosen_is_made_of_them() -> None:
+    batch, labels = images(3, side=32), torch.tensor([1, 0, 0])
+    torch.manual_seed(1)
+    for _ in range(20):
+        after, new = BlendReals(0.9, PreprocessSettings())(batch, labels)
+        corner = (..., slice(0, 2), slice(0, 2))
+        torch.testing.assert_close(after[corner], batch[corner])
+        assert new[1] == new[2] == 0
+
+
+def test_a_smoothed_seam_has_less_detail_and_the_face_within_keeps_its_own() -> None:
+    batch = images(64, side=96)
+    torch.manual_seed(0)
+    fakes, bands = SelfBlend(0.3, seams=1.0).with_mask(batch)
+    grain = [(x - F.avg_pool2d(x, 3, stride=1, padding=1)).abs() for x in (batch, fakes)]
+    on, off = (bands > 0.5).expand_as(batch), (bands < 1e-3).expand_as(batch)
+    before, after = (float(each[on].mean()) for each in grain)
+    assert after < 0.75 * before
+    assert float((fakes - batch).abs()[off].max()) < 1e-3
+    middle = bands[..., 44:52, 44:52].mean((1, 2, 3))
+    assert (middle < 0.3).float().mean() > 0.8
+
+
+def test_seams_alone_are_a_share_of_the_fakes() -> None:
+    batch = images(200, side=32)
+    torch.manual_seed(0)
+    fakes, _ = SelfBlend(0.3, seams=0.5).with_mask(batch)
+    recoloured = (fakes - batch).mean((2, 3)).abs().amax(1) > 2e-3
+    torch.manual_seed(0)
+    all_seams = SelfBlend(0.3, seams=1.0)(batch)
+    assert ((all_seams - batch).mean((2, 3)).abs().amax(1) > 2e-3).float().mean() < 0.1
+    assert 0.2 < recoloured.float().mean() < 0.7
+
+
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_a_batch_without_reals_or_without_a_share_stays(share: float) -> None:
     labels = torch.zeros(8, dtype=torch.long) if share else torch.ones(8, dtype=torch.long)
