@@ -105,9 +105,12 @@ class ModelSettings(Section):
     aux_heads: bool = Field(
         True, description="Heads of the branches beside the fused one, for loss.aux_weight."
     )
-    backbone: str = Field("convnext_tiny", description="Any timm ConvNeXt.")
+    backbone: str = Field(
+        "convnext_tiny",
+        description="Any timm ConvNeXt, or another convolutional network of timm's.",
+    )
     backbone_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="Reach timm.create_model."
+        default_factory=dict, description="Reach timm.create_model; of a ConvNeXt."
     )
     embedder: str = Field("swin_tiny_patch4_window7_224", description="Any timm Swin.")
     embedder_kwargs: dict[str, Any] = Field(
@@ -127,7 +130,10 @@ class ModelSettings(Section):
         if not isinstance(values, dict):
             return values
         presets = PRESETS.get(values.get("arch", "v2"), {})
-        return {**presets.get(values.get("preset", "base"), {}), **values}
+        preset = dict(presets.get(values.get("preset", "base"), {}))
+        if values.get("backbone") not in (None, preset.get("backbone")):
+            preset.pop("backbone_kwargs", None)  # they are those of the preset's own
+        return {**preset, **values}
 
     @model_validator(mode="after")
     def _fits_the_arch(self) -> ModelSettings:

@@ -19,7 +19,7 @@ from genconvit.kernels.check import distrust_wrong_kernels
 from genconvit.kernels.functional import Affine, Norm
 from genconvit.kernels.window_attention import Windows
 from genconvit.models.autoencoder import Autoencoder
-from genconvit.models.backbones import convnext_map, swin_map
+from genconvit.models.backbones import backbone_map, swin_map
 from genconvit.models.v2 import V2
 from genconvit.models.vae import VariationalAutoencoder
 
@@ -153,7 +153,7 @@ class _V2(V2):
         image = images_BCHW if self.sees_image else None
         run = _compiled(stack_views) if self.compiles else stack_views
         stacked = run(views, image, *constants)
-        maps = convnext_map(self.backbone, stacked), swin_map(self.embedder, stacked)
+        maps = backbone_map(self.backbone, stacked), swin_map(self.embedder, stacked)
         mix = _compiled(_mix) if self.compiles else _mix
         return mix(self, *maps, list(reconstructions))
 

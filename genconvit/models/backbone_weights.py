@@ -28,6 +28,8 @@ _FIRST_KEYS = {
     "backbone": {"stem.0.weight", "downsample_layers.0.0.weight"},
     "embedder": {"patch_embed.proj.weight"},
 }
+_FOREIGN_HEADS = ("classifier.", "fc.", "head.")
+"""Where timm's networks keep the classifier."""
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -54,7 +56,11 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
     for file in files:
         state = _read(file)
         parts = {role: _part_of(role, state) for role in _FIRST_KEYS}
-        roles = [r for r, part in parts.items() if not part.keys().isdisjoint(_FIRST_KEYS[r])]
+        roles = [
+            role
+            for role, part in parts.items()
+            if not part.keys().isdisjoint(_first_keys(role, backbones.get(role)))
+        ]
         for role in roles:
             if role not in backbones:
                 continue
@@ -66,8 +72,10 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
             source[role] = file
         if not roles:
             raise UserError(
-                f"{file} fits neither model.backbone (stem.0.weight is missing) nor model.embedder "
-                f"(patch_embed.proj.weight is missing); give weights of these timm models."
+                f"{file} fits neither model.backbone "
+                f"({min(_first_keys('backbone', backbones.get('backbone')), key=len)} is missing) "
+                "nor model.embedder (patch_embed.proj.weight is missing); give weights of these "
+                "timm models."
             )
     for role in backbones.keys() - source.keys():
         logger.warning("%s has no weights for model.%s, which starts untrained", path, role)
@@ -117,12 +125,20 @@ def _part_of(role: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return part or state
 
 
+def _first_keys(role: str, backbone: nn.Module | None) -> set[str]:
+    """Keys of which a file for a backbone holds one; of a foreign one its very first."""
+    if backbone is None or type(backbone) in _CONVERTERS:
+        return _FIRST_KEYS[role]
+    return {next(iter(backbone.state_dict()))}
+
+
 def _load(role: str, backbone: nn.Module, part: dict[str, Tensor], file: Path) -> None:
     # The converter looks keys up in the model; those that are not there are reported below.
     with contextlib.suppress(KeyError, AttributeError):
         part = _CONVERTERS[type(backbone)](part, backbone)
     wanted = backbone.state_dict()
-    part = {k: v for k, v in part.items() if k in wanted or not k.startswith("head.")}
+    heads = ("head.",) if type(backbone) in _CONVERTERS else _FOREIGN_HEADS
+    part = {k: v for k, v in part.items() if k in wanted or not k.startswith(heads)}
     problems = [f"{k} is missing" for k in wanted if k not in part]
     problems += [f"{k} is not in the model" for k in part if k not in wanted]
     problems += [

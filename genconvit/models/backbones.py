@@ -1,4 +1,7 @@
-"""The two timm backbones: a ConvNeXt and a Swin, and the feature maps they give."""
+"""The two timm backbones, and the feature maps they give.
+
+They are a ConvNeXt and a Swin; another convolutional network may stand in the ConvNeXt's place.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from inspect import signature
 from typing import Any, TypeAlias
 
 import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import NormMlpClassifierHead
 from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
@@ -35,8 +40,11 @@ _PARAMETERS = {
 }
 
 
-def build_backbones(model: ModelSettings) -> tuple[ConvNeXt, Swin]:
-    """The ConvNeXt `model.backbone` and the Swin `model.embedder`, with their weights.
+def build_backbones(model: ModelSettings) -> tuple[nn.Module, Swin]:
+    """`model.backbone`, as a rule a ConvNeXt, and the Swin `model.embedder`, with their weights.
+
+    Any other network of timm's whose last map has a 32nd of the image's side may be the backbone.
+    It sees images as it was pretrained on them, whatever they are normalised by.
 
     timm has initialised or loaded them: nothing may initialise them again.
 
@@ -45,10 +53,14 @@ def build_backbones(model: ModelSettings) -> tuple[ConvNeXt, Swin]:
     """
     headless = {"num_classes": 0}
     swin = {**headless, "img_size": model.image_size}
-    backbone = _build("backbone", model.backbone, model.backbone_kwargs, headless, model)
+    if _is_convnext(model.backbone) or model.backbone.split(".")[0] not in timm.list_models():
+        backbone = _build("backbone", model.backbone, model.backbone_kwargs, headless, model)
+    else:
+        backbone = _build_other(model)
     embedder = _build("embedder", model.embedder, model.embedder_kwargs, swin, model)
-    if isinstance(backbone.head, NormMlpClassifierHead):
-        backbone.head.pre_logits = nn.Identity()  # the larger ConvNeXts have a layer there
+    head = getattr(backbone, "head", None)
+    if isinstance(head, NormMlpClassifierHead):
+        head.pre_logits = nn.Identity()  # the larger ConvNeXts have a layer there
     if model.weights is not None:
         load_weights({"backbone": backbone, "embedder": embedder}, model.weights)
     return backbone, embedder
@@ -67,11 +79,18 @@ def build_classifier(model: ModelSettings) -> ConvNeXt:
     return backbone
 
 
-def convnext_map(backbone: ConvNeXt, images_BCHW: Tensor) -> Tensor:
-    """Normalised images (B, 3, S, S) to the last map after its layer norm: (B, S/32, S/32, C)."""
-    map_BCHW: Tensor = backbone.forward_features(images_BCHW)
-    if isinstance(backbone.head, NormMlpClassifierHead):
-        map_BCHW = backbone.head.norm(map_BCHW)  # timm's classifier would pool first
+def backbone_map(backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """Normalised images (B, 3, S, S) to the backbone's last map: (B, S/32, S/32, C).
+
+    A ConvNeXt's is the one after its layer norm.
+    """
+    scale_C11 = getattr(backbone, "input_scale", None)
+    if scale_C11 is not None:
+        images_BCHW = images_BCHW * scale_C11 + backbone.input_shift
+    map_BCHW: Tensor = backbone.forward_features(images_BCHW)  # type: ignore[operator]
+    head = getattr(backbone, "head", None)
+    if isinstance(head, NormMlpClassifierHead):
+        map_BCHW = head.norm(map_BCHW)  # timm's classifier would pool first
     return map_BCHW.permute(0, 2, 3, 1)
 
 
@@ -79,6 +98,46 @@ def swin_map(embedder: Swin, images_BCHW: Tensor) -> Tensor:
     """Normalised images (B, 3, S, S) to the last map after its layer norm: (B, S/32, S/32, C)."""
     map_BHWC: Tensor = embedder.forward_features(images_BCHW)
     return map_BHWC
+
+
+def _is_convnext(name: str) -> bool:
+    return name.split(".")[0] in timm.list_models(module="convnext")
+
+
+def _build_other(model: ModelSettings) -> nn.Module:
+    """A backbone of another family, which takes no keyword arguments.
+
+    Raises:
+        UserError: Its last map is another one, or its weights cannot be had.
+    """
+    name = model.backbone
+    if model.backbone_kwargs:
+        raise UserError(
+            f"model.backbone_kwargs are those of a ConvNeXt, and {name} is none; leave them out."
+        )
+    source = hub_arguments("backbone", name) if model.pretrained else {}
+    dropped = {"drop_path_rate": model.drop_path_rate} if model.drop_path_rate else {}
+    try:
+        backbone = timm.create_model(name, in_chans=3, num_classes=0, **dropped, **source)
+        with torch.no_grad():
+            found = backbone.eval().forward_features(torch.zeros(1, 3, 64, 64)).shape
+    except Exception as error:  # transformers want images of one size, others no drop_path_rate
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"model.backbone={name!r} does not fit ({reason}); take a convolutional network, and "
+            "perhaps model.drop_path_rate=0."
+        ) from error
+    if found != (1, backbone.num_features, 2, 2):
+        raise UserError(
+            f"model.backbone={name!r} must give maps of a 32nd of the image's side, channels "
+            "first; take a convolutional network that does."
+        )
+    # Normalised by ImageNet's mean and deviation; some networks know other numbers.
+    mean, std = (torch.tensor(backbone.pretrained_cfg[key]) for key in ("mean", "std"))
+    usual_mean, usual_std = map(torch.tensor, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    for what, values in (("scale", usual_std / std), ("shift", (usual_mean - mean) / std)):
+        backbone.register_buffer(f"input_{what}", values[:, None, None], persistent=False)
+    return backbone.train()
 
 
 def _build(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from genconvit.config import CLASSES, ModelSettings
 from genconvit.models.autoencoder import Autoencoder, normalize
-from genconvit.models.backbones import build_backbones, convnext_map, swin_map
+from genconvit.models.backbones import backbone_map, build_backbones, swin_map
 from genconvit.models.fusion import BackboneFusion, BranchAttention, BranchFusion
 from genconvit.models.output import NetworkOutput, check_images
 from genconvit.models.vae import VariationalAutoencoder
@@ -32,7 +34,7 @@ class V2(nn.Module):
         self.vae = VariationalAutoencoder(model) if "vae" in branches else None
 
         self.backbone, self.embedder = build_backbones(model)
-        widths = (self.backbone.num_features, self.embedder.num_features)
+        widths = (cast(int, self.backbone.num_features), self.embedder.num_features)
         self.backbone_fusion = BackboneFusion(model.backbone_fusion, widths, model.token_dim)
         width, dim = self.backbone_fusion.width * (2 if self.sees_image else 1), model.token_dim
         self.projection = nn.ModuleDict(
@@ -101,7 +103,7 @@ class V2(nn.Module):
             views.append(images_BCHW)
         stacked = torch.cat(views)
         fused_VBTD = self.backbone_fusion(
-            convnext_map(self.backbone, stacked), swin_map(self.embedder, stacked)
+            backbone_map(self.backbone, stacked), swin_map(self.embedder, stacked)
         ).unflatten(0, (len(views), -1))
         tokens = fused_VBTD.unbind()
         image = [tokens[-1]] if self.sees_image else []

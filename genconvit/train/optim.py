@@ -19,9 +19,11 @@ WARMUP_START = 0.01
 """Share of the rate at which a warm-up starts."""
 
 _BACKBONES = {"backbone", "embedder"}
-_FIRST = {"stem", "patch_embed"}
-# timm's names in a ConvNeXt and in a Swin.
-_BLOCK = re.compile(r"\b(?:backbone|embedder)\.(?:stages|layers)\.(\d+)\.(?:blocks\.(\d+)\.)?")
+_FIRST = {"stem", "patch_embed", "conv_stem", "conv1", "bn1"}
+# timm's names in a ConvNeXt, a Swin, an EfficientNet (`blocks.3.1`) and a ResNet (`layer3.1`).
+_BLOCK = re.compile(
+    r"\b(?:backbone|embedder)\.(?:stages\.|layers\.|blocks\.|layer)(\d+)\.(?:(?:blocks\.)?(\d+)\.)?"
+)
 
 
 def build_optimizer(network: nn.Module, settings: TrainSettings) -> Optimizer:
