@@ -1,4 +1,4 @@
-"""The two kinds of failure that a user can mend."""
+"""The kinds of failure that a user can mend, and of a run's end before its time."""
 
 
 class UserError(Exception):
@@ -19,3 +19,11 @@ class ClipError(UserError):
     def __init__(self, message: str, kind: str = "damaged") -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class RunEndedError(UserError):
+    """The run cannot or shall not go on. All workers raise it together."""
+
+
+class RunStoppedError(RunEndedError):
+    """The run was asked to stop, and has saved its state."""

@@ -24,7 +24,8 @@ from genconvit.data.synthetic import write_synthetic_shards
 from genconvit.data.tensors import to_images
 from genconvit.data.training_data import Epochs, TrainingData
 from genconvit.files import write_json
-from ray_jobs.cache import Cache, fill_cache
+from ray_jobs.cache import Cache
+from ray_jobs.cache_fill import fill_cache
 from ray_jobs.cluster import connected
 from ray_jobs.estimate import human_bytes
 from ray_jobs.extract import dataset_for

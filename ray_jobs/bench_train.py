@@ -14,8 +14,8 @@ from genconvit.config import Settings
 from genconvit.errors import UserError
 from genconvit.files import write_json
 from genconvit.footprint import footprint
-from genconvit.losses import check_trainable, without_idle_heads
 from genconvit.train.measure import mfu
+from genconvit.trainable import check_trainable, without_idle_heads
 from ray_jobs.bench_train_rows import (
     Plan,
     Report,

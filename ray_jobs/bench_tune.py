@@ -21,7 +21,7 @@ from ray_jobs.output import Output, new_out_folder
 from ray_jobs.train import train
 from ray_jobs.train_settings import refuse_missing
 from ray_jobs.tune import tune
-from ray_jobs.tune_results import trial_folder
+from ray_jobs.tune_trial import trial_folder
 
 
 def bench_tune(

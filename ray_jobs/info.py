@@ -12,7 +12,7 @@ from genconvit.config import ModelSettings
 from genconvit.errors import UserError
 from genconvit.evaluate.pages import facts, percent
 from genconvit.footprint import Footprint, footprint
-from genconvit.losses import check_trainable, without_idle_heads
+from genconvit.trainable import check_trainable, without_idle_heads
 from ray_jobs.options import Given
 from ray_jobs.output import Output
 

@@ -5,29 +5,30 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-
 from genconvit.config import Settings
 from genconvit.data.training_data import TrainingData, refuse_leaks
-from genconvit.errors import UserError
-from genconvit.evaluate.plots import training_curves
+from genconvit.errors import RunStoppedError, UserError
+from genconvit.evaluate.training_figure import training_curves
 from genconvit.files import locked
-from genconvit.train.run_folder import RESULTS, RunFolder, find_run, read_results
-from genconvit.train.state import STATES
-from genconvit.train.watch import RunStoppedError
+from genconvit.train.run_folder import (
+    RESULTS,
+    STATES,
+    RunFolder,
+    find_run,
+    finished,
+    read_results,
+)
 from genconvit.wording import plural
-from ray_jobs.cache import Cache, fill_cache
+from ray_jobs.cache import Cache
+from ray_jobs.cache_fill import fill_cache
 from ray_jobs.cluster import Budget, Resources, connected, train_budget
 from ray_jobs.extract import dataset_for
-from ray_jobs.failures import reason_of, user_error_in
+from ray_jobs.fit import fit_run
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder, runs_folder
@@ -40,10 +41,7 @@ from ray_jobs.train_settings import (
     resumed_settings,
     settings_for,
 )
-from ray_jobs.train_worker import train_worker
 
-MINUTES_WITHOUT_ROOM = 30
-"""How long a run waits in all for nodes that it needs to come back; Ray looks once a minute."""
 INTERRUPTED = 130
 """Exit code of a run that was asked to stop: 128 + SIGINT."""
 
@@ -113,7 +111,7 @@ def train(
         )
         cache = fill_cache(dataset, settings, output) if settings.stream.cache else None
         try:
-            _fit_on_ray(folder, dataset, budget, output, cache)
+            _fit_on_ray(folder, dataset.paths, budget, output, cache)
         except RunStoppedError as error:
             _say_stopped(str(error), out, output)
             sys.exit(INTERRUPTED)
@@ -165,125 +163,14 @@ def resume_run(
     return train(data, settings, run, output, resume=True, allow_leakage=allow_leakage)
 
 
-def trainer_for(
-    folder: RunFolder,
-    dataset: TrainingData,
-    budget: Budget,
-    mailbox: Any,
-    cache: Cache | None = None,
-    **run: Any,
-) -> TorchTrainer:
-    """The TorchTrainer of a run.
-
-    Args:
-        folder: The run's folder.
-        dataset: The crops.
-        budget: What it gets of the cluster.
-        mailbox: Told of every event.
-        cache: Decoded crops, if they are kept.
-        run: Reaches Ray's RunConfig.
-    """
-    config = {
-        "settings": folder.settings.model_dump_json(),
-        "data": dataset.paths,
-        "out": str(folder.path),
-        "summary": folder.data,
-        "mailbox": mailbox,
-        "data_cpus": budget.data_cpus,
-        "cache": cache,
-        # Not in `runtime_env`, which Ray shows and logs: there may be passwords among them.
-        "logger_variables": {
-            name: value
-            for name, value in os.environ.items()
-            if name.split("_")[0].lower() in folder.settings.train.log_to
-        },
-    }
-    scaling = ScalingConfig(
-        num_workers=budget.workers
-        if budget.elastic_to is None
-        else (budget.workers, budget.elastic_to),
-        use_gpu=budget.use_gpu,
-        resources_per_worker={
-            "CPU": budget.cpus_per_worker,
-            **({"GPU": budget.gpus_per_worker} if budget.use_gpu else {}),
-        },
-    )
-    return TorchTrainer(
-        train_worker,
-        train_loop_config=config,
-        scaling_config=scaling,
-        run_config=RunConfig(
-            storage_path=str(folder.path / "ray"),
-            failure_config=FailureConfig(
-                max_failures=folder.settings.train.max_failures,
-                controller_failure_limit=MINUTES_WITHOUT_ROOM,
-            ),
-            **{"name": f"train-{time.time_ns()}", **run},
-        ),
-    )
-
-
-def finished(out: Path, settings: Settings) -> bool:
-    """Whether a run has come to the end of its epochs or of its patience, and has said so."""
-    if not (out / RESULTS).is_file():
-        return False
-    results = read_results(out)
-    if not results["finished"]:
-        return False
-    if results["epochs"] >= settings.train.epochs:
-        return True
-    if results["best_epoch"] is None:  # nothing is validated, and there is no patience
-        return False
-    waited = results["epochs"] - results["best_epoch"]
-    return bool(waited >= settings.train.early_stopping_patience)
-
-
 def _fit_on_ray(
-    folder: RunFolder, dataset: TrainingData, budget: Budget, output: Output, cache: Cache | None
+    folder: RunFolder, data: list[str], budget: Budget, output: Output, cache: Cache | None
 ) -> None:
     mailbox = new_mailbox()
     if cache is None:
         start_workers()  # while the training processes start
     with train_display(output, folder.settings) as display:
-        follow(mailbox, lambda: fit_run(folder, dataset, budget, mailbox, cache), display.handle)
-
-
-def fit_run(
-    folder: RunFolder,
-    dataset: TrainingData,
-    budget: Budget,
-    mailbox: Any,
-    cache: Cache | None = None,
-    **run_config: Any,
-) -> None:
-    """Runs the trainer to its end; `run_config` reaches Ray's RunConfig.
-
-    Raises:
-        UserError: The run ended before its time.
-        RunStoppedError: It was asked to.
-    """
-    run, retries = str(folder.path), folder.settings.train.max_failures
-    failure: ray.train.TrainingFailedError | None = None
-    try:
-        trainer_for(folder, dataset, budget, mailbox, cache, **run_config).fit()
-    except ray.train.TrainingFailedError as error:
-        failure = error
-    end = ray.get(mailbox.end_of.remote(run))
-    if end is not None:
-        raise (RunStoppedError if end["interrupted"] else UserError)(end["message"])
-    if isinstance(failure, ray.train.ControllerError):
-        raise UserError(
-            f"the cluster had no room for the run's workers for {MINUTES_WITHOUT_ROOM} minutes in "
-            f"all ({reason_of(failure)}); add nodes or ask for fewer with --num-workers, and "
-            f"continue with --resume {run}."
-        ) from failure
-    if failure is not None and user_error_in(failure) is None:
-        raise UserError(
-            f"the run failed {plural(retries + 1, 'time')}, at last with: {reason_of(failure)}; "
-            f"mend that (Ray's logs tell more) and continue with --resume {run}."
-        ) from failure
-    if failure is not None:
-        raise failure
+        follow(mailbox, lambda: fit_run(folder, data, budget, mailbox, cache), display.handle)
 
 
 def _show(results: dict[str, Any], out: Path, output: Output) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import ray
 
 from genconvit.data.training_data import TrainingData
-from genconvit.evaluate.plots import training_curves
-from genconvit.train.run_folder import RunFolder, epoch_line, read_results
+from genconvit.evaluate.training_figure import training_curves
+from genconvit.train.run_folder import RunFolder, epoch_line, finished, read_results
 from genconvit.wording import plural
 from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, sweep_budget
 from ray_jobs.failures import reason_of
+from ray_jobs.fit import fit_run
 from ray_jobs.mailbox import Event, new_mailbox, watch
 from ray_jobs.options import Given
 from ray_jobs.output import Output
-from ray_jobs.train import finished, fit_run
 from ray_jobs.variants import Run
 
 
@@ -109,14 +109,14 @@ def _fit_all(
     todo: Sequence[RunFolder], dataset: TrainingData, budget: Budget, at_once: int, mailbox: object
 ) -> dict[Path, str]:
     """Fits every run in a process of its own; returns the reasons of those that failed."""
-    fit = ray.remote(num_cpus=DRIVER_CPUS, max_retries=0)(_fit)
+    fit = ray.remote(num_cpus=DRIVER_CPUS, max_retries=0)(fit_run)
     waiting, running = list(todo), dict[Any, RunFolder]()
     failures: dict[Path, str] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             folder = waiting.pop(0)
             folder.start()
-            running[fit.remote(folder, dataset, budget, mailbox)] = folder
+            running[fit.remote(folder, dataset.paths, budget, mailbox)] = folder
         for done in ray.wait(list(running))[0]:
             folder = running.pop(done)
             try:
@@ -124,8 +124,3 @@ def _fit_all(
             except Exception as error:  # the other variants go on
                 failures[folder.path] = reason_of(error)
     return failures
-
-
-def _fit(folder: RunFolder, dataset: TrainingData, budget: Budget, mailbox: object) -> None:
-    """Runs in a Ray task, which only waits; the workers compute."""
-    fit_run(folder, dataset, budget, mailbox)

@@ -15,12 +15,12 @@ from genconvit.data.detectors import with_detector_digest
 from genconvit.data.shards import FrameDataset
 from genconvit.data.training_data import TrainingData, check_mix
 from genconvit.errors import UserError
-from genconvit.losses import check_trainable, without_idle_heads
 from genconvit.models.registry import build_from_settings
 from genconvit.overrides import resolve_settings
 from genconvit.storage import absolute, is_url
 from genconvit.train.loggers import check_loggers
 from genconvit.train.run_folder import SETTINGS
+from genconvit.trainable import check_trainable, without_idle_heads
 from ray_jobs.options import Given
 
 OF_A_NEW_RUN = {"dropout_rate", "drop_path_rate"}

@@ -15,7 +15,7 @@ from torch import nn
 
 from genconvit.config import Settings
 from genconvit.data.training_data import Epochs, TrainingData
-from genconvit.errors import UserError
+from genconvit.errors import RunEndedError, RunStoppedError, UserError
 from genconvit.kernels import DISTRUSTED
 from genconvit.train.batch_size import find_batch_size
 from genconvit.train.batches import BatchPlan, plan_batches
@@ -23,9 +23,10 @@ from genconvit.train.distributed import ddp_options, gather_from_workers, rank_a
 from genconvit.train.loggers import build_loggers
 from genconvit.train.loop import Data, fit
 from genconvit.train.network import compiles, speed_up, start_network
-from genconvit.train.run_folder import SETTINGS, RunFolder
+from genconvit.train.run_folder import SETTINGS
+from genconvit.train.run_writer import RunWriter
 from genconvit.train.state import read_state
-from genconvit.train.watch import Event, RunEndedError, RunStoppedError
+from genconvit.train.watch import Event
 from genconvit.wording import plural
 from ray_jobs.failures import reason_of
 from ray_jobs.stream import stream
@@ -68,7 +69,7 @@ def _train(config: dict[str, Any]) -> None:
     settings = Settings.model_validate_json(config["settings"])
     train, mailbox = settings.train, config["mailbox"]
     rank, world = rank_and_world()
-    folder = RunFolder(Path(config["out"]), settings, config["summary"])
+    folder = RunWriter(Path(config["out"]), settings, config["summary"])
     if not (folder.path / SETTINGS).is_file():
         raise UserError(
             f"{folder.path} is not there on every node; give --out a folder that all nodes share."

@@ -11,41 +11,35 @@ SWEEP/final/             the winner's settings, trained on the train and val spl
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from genconvit.config import Settings
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.files import LOCK, locked
 from genconvit.overrides import resolve_settings
-from genconvit.predict import load_detector
-from genconvit.speed import ms_per_clip
-from genconvit.train.run_folder import SETTINGS, RunFolder, write_settings
-from genconvit.train.watch import RunStoppedError
+from genconvit.train.run_folder import SETTINGS, write_settings
 from genconvit.tune.begun import BEGUN, Begun, read_begun, refuse_changes, write_begun
 from genconvit.tune.report import write_sweep
 from genconvit.tune.results import SweepResults
 from genconvit.tune.space import Space, default_space
 from genconvit.tune.study import Study, earlier_trials
 from genconvit.wording import plural
-from ray_jobs.cache import Cache, fill_cache
+from ray_jobs.cache_fill import fill_cache
 from ray_jobs.cluster import DRIVER_CPUS, Budget, Resources, connected, sweep_budget
 from ray_jobs.extract import dataset_for
-from ray_jobs.failures import reason_of, user_error_in
+from ray_jobs.failures import user_error_in
 from ray_jobs.mailbox import follow, new_mailbox
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder, runs_folder
-from ray_jobs.train import INTERRUPTED, finished, fit_run
+from ray_jobs.train import INTERRUPTED
 from ray_jobs.train_settings import (
     data_summary,
     refuse_missing,
@@ -55,26 +49,9 @@ from ray_jobs.train_settings import (
 )
 from ray_jobs.tune_again import confirm, retrain
 from ray_jobs.tune_display import tune_display
-from ray_jobs.tune_results import (
-    TRIALS,
-    collect,
-    hand_over,
-    run_settings,
-    scores_of,
-    tell,
-    trial_folder,
-    write_speed,
-)
-from ray_jobs.tune_search import (
-    NUMBER,
-    SEARCHED,
-    Ending,
-    Silent,
-    StudySearch,
-    StudyStops,
-)
-
-logger = logging.getLogger(__name__)
+from ray_jobs.tune_results import collect, hand_over, scores_of, tell
+from ray_jobs.tune_search import Ending, Silent, StudySearch, StudyStops
+from ray_jobs.tune_trial import TRIALS, Trials, trial_folder
 
 
 def tune(
@@ -314,9 +291,17 @@ class Sweep:
             return True
         search = StudySearch(self._study, self._settings.tune.trials, ending, told, is_stop_asked)
         cache = fill_cache(self._dataset, self._settings, output)  # all trials read the same crops
-        driver = self._driver(mailbox, cache)
+        trials = Trials(
+            self._out,
+            self._settings,
+            self._dataset.paths,
+            data_summary(self._dataset),
+            self._budget,
+            mailbox,
+            cache,
+        )
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(driver, {"CPU": DRIVER_CPUS}),
+            ray.tune.with_resources(trials.driver(), {"CPU": DRIVER_CPUS}),
             tune_config=ray.tune.TuneConfig(
                 num_samples=self._settings.tune.trials,
                 max_concurrent_trials=self._at_once,
@@ -336,43 +321,6 @@ class Sweep:
             follow(mailbox, partial(_fit, tuner), display.handle)
         return not is_stop_asked()
 
-    def _driver(self, mailbox: Any, cache: Cache | None) -> Any:
-        out, settings, dataset, budget = self._out, self._settings, self._dataset, self._budget
-        summary, gpus = data_summary(dataset), budget.gpus_per_worker if budget.use_gpu else 0
-        # Elsewhere than the trial's own share, in which there is no more room.
-        timed = ray.remote(
-            num_cpus=budget.cpus_per_worker, num_gpus=gpus, scheduling_strategy="DEFAULT"
-        )(_timed)
-
-        def driver(config: dict[str, Any]) -> None:
-            """One trial: a TorchTrainer of its own, whose folder says where it was."""
-            number, searched = config[NUMBER], config[SEARCHED]
-            run = str(trial_folder(out, number))
-            ray.get(
-                mailbox.push.remote(
-                    {"event": "trial", "run": run, "trial": number, "settings": searched}
-                )
-            )
-            try:
-                folder = RunFolder(Path(run), run_settings(settings, searched), summary)
-                folder.check()
-                folder.start()
-                if not finished(folder.path, folder.settings):
-                    fit_run(
-                        folder, dataset, budget, mailbox, cache, callbacks=[TuneReportCallback()]
-                    )
-                if "ms_per_clip" in settings.tune.objectives:
-                    write_speed(folder.path, ray.get(timed.remote(folder.best)))
-            except RunStoppedError:
-                return  # the mailbox knows
-            except Exception as error:
-                # Not raised: Ray Tune would try again what fails again.
-                end = {"message": reason_of(error), "interrupted": False}
-                ray.get(mailbox.end.remote(run, end))
-                logger.exception("trial %s has failed", number)
-
-        return driver
-
 
 def _fit(tuner: ray.tune.Tuner) -> None:
     """Runs all trials.
@@ -385,11 +333,6 @@ def _fit(tuner: ray.tune.Tuner) -> None:
     except Exception as error:
         found = user_error_in(error)
         raise (found or error) from None
-
-
-def _timed(detector: Path) -> float:
-    """Runs where a worker of the trial ran."""
-    return ms_per_clip(load_detector(detector))
 
 
 if __name__ == "__main__":

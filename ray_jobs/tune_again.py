@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import ttest_ind
 
 from genconvit.config import Settings
 from genconvit.data.training_data import TrainingData
@@ -15,6 +14,7 @@ from genconvit.train.run_folder import (
     MAY_CHANGE,
     SETTINGS,
     RunFolder,
+    finished,
     flat_settings,
     read_results,
 )
@@ -23,10 +23,9 @@ from genconvit.tune.results import Confirmation, Final, SweepResults
 from genconvit.wording import plural
 from ray_jobs.cluster import Budget
 from ray_jobs.output import Output
-from ray_jobs.train import finished
 from ray_jobs.train_many import fit_runs
 from ray_jobs.train_settings import data_summary
-from ray_jobs.tune_results import run_settings
+from ray_jobs.tune_trial import run_settings
 
 FINAL = "final"
 """Folder of the runs on train and val."""
@@ -84,6 +83,8 @@ def confirmation(
     seeds: Sequence[int], winner: Sequence[float], start: Sequence[float]
 ) -> Confirmation:
     """Compares scores over seeds: Welch's interval of the difference of their means."""
+    from scipy.stats import ttest_ind  # takes half a second, and a sweep is to begin before
+
     difference = float(np.mean(winner) - np.mean(start))
     interval = (difference, difference)
     if np.ptp(winner) > 0 or np.ptp(start) > 0:

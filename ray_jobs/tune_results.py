@@ -14,42 +14,27 @@ from rich.table import Table
 
 from genconvit.checkpoint import read_info
 from genconvit.config import Settings
-from genconvit.config_tune import OBJECTIVES, TuneSettings
+from genconvit.config_tune import OBJECTIVES
 from genconvit.errors import UserError
-from genconvit.files import read_json, replaced_folder, write_json
-from genconvit.losses import without_idle_heads
+from genconvit.files import read_json, replaced_folder
 from genconvit.train.run_folder import RESULTS, read_results, write_settings
 from genconvit.tune.figures import ranked, winner_of
 from genconvit.tune.report import score_text, summary
 from genconvit.tune.results import Objective, State, SweepResults, TrialResult
-from genconvit.tune.space import Space, trial_settings
+from genconvit.tune.space import Space
 from genconvit.tune.study import CONFIG, FAILURE, OWNER, Study
 from genconvit.wording import plural
 from ray_jobs.cluster import Budget
 from ray_jobs.output import Output
 from ray_jobs.tune_display import searched
+from ray_jobs.tune_trial import SPEED, run_settings, trial_folder
 
-TRIALS = "trials"
-"""Folder of the trials' runs."""
-SPEED = "speed.json"
 SHOWN = 10
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
 }
-
-
-def trial_folder(sweep: Path, number: int) -> Path:
-    """The folder of a trial's run."""
-    return sweep / TRIALS / f"{number:04d}"
-
-
-def run_settings(settings: Settings, config: Mapping[str, Any]) -> Settings:
-    """The settings of a trial's run: without those of the sweep, which are none of its business."""
-    found = trial_settings(settings, config)
-    model = without_idle_heads(found.model, found.loss)
-    return found.model_copy(update={"model": model, "tune": TuneSettings()})
 
 
 def scores_of(run: Path, objectives: Sequence[str]) -> tuple[float, ...] | None:
@@ -67,11 +52,6 @@ def scores_of(run: Path, objectives: Sequence[str]) -> tuple[float, ...] | None:
         found |= read_json(run / SPEED, "a trial's speed")
     scores = [found.get(name) for name in objectives]
     return None if None in scores else tuple(float(each) for each in scores if each is not None)
-
-
-def write_speed(run: Path, ms_per_clip: float) -> None:
-    """Keeps what a trial's detector takes for a clip."""
-    write_json(run / SPEED, {"ms_per_clip": ms_per_clip})
 
 
 def collect(

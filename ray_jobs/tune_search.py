@@ -12,9 +12,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from genconvit.tune.study import Study
+from ray_jobs.tune_trial import NUMBER, SEARCHED
 
-NUMBER, SEARCHED = "number", "settings"
-"""What a trial's `config` holds: its number in the study, and its settings."""
 METRIC = "best_clip_auc"
 """What Optuna hears of every epoch: the validation clip AUC of the best detector so far."""
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 
 COLOURS = {"fake": "#D55E00", "real": "#0072B2", "undecided": "#8C8C8C"}
 INK, FAINT = "#22272E", "#D5D9DE"
+BEST = "#009E73"
 
 
 def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from genconvit.config import Settings
 from genconvit.data.tensors import to_images
+from genconvit.errors import RunEndedError
 from genconvit.evaluate.metrics import mean_by_clip
 from genconvit.models.autoencoder import normalize
 from genconvit.recipe.resident import Crops, Ints, Resident, ResidentEpochs, batches_of
@@ -22,7 +23,7 @@ from genconvit.train.feed import Feed
 from genconvit.train.loop import Data, Trainer, refuse_nan
 from genconvit.train.network import compiles, speed_up, start_network
 from genconvit.train.step import Objective
-from genconvit.train.watch import RunEndedError, Watch
+from genconvit.train.watch import Watch
 
 SCORED_ROWS = 256
 """Crops in a batch that is scored, unless a training batch is larger: enough for any GPU."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genconvit.config import Settings
-from genconvit.errors import UserError
+from genconvit.errors import RunEndedError, UserError
 from genconvit.reference import CropSample
 from genconvit.train.batches import BatchPlan
 from genconvit.train.distributed import (
@@ -27,12 +27,12 @@ from genconvit.train.feed import Batch, Feed
 from genconvit.train.graph import record_passes
 from genconvit.train.optim import freeze_backbones
 from genconvit.train.precision import Precision
-from genconvit.train.run_folder import RunFolder
+from genconvit.train.run_writer import RunWriter
 from genconvit.train.state import RunState
 from genconvit.train.step import Objective, Preparation, TrainStep
 from genconvit.train.sums import Sums
 from genconvit.train.validate import labels_of, validate
-from genconvit.train.watch import Ask, Event, RunEndedError, Watch
+from genconvit.train.watch import Ask, Event, Watch
 
 REFERENCE_CROPS = 2000
 """Of the validation split, whose looks are kept with the detector; a small share of a pass."""
@@ -156,7 +156,7 @@ def fit(
     settings: Settings,
     network: nn.Module,
     data: Data,
-    folder: RunFolder,
+    folder: RunWriter,
     *,
     device: torch.device,
     resumed: dict[str, Any] | None = None,

@@ -29,10 +29,10 @@ from genconvit.train.distributed import gather_from_workers, rank_and_world, see
 from genconvit.train.ema import build_ema
 from genconvit.train.optim import Schedule, build_optimizer
 from genconvit.train.precision import Precision
+from genconvit.train.run_folder import STATES
 from genconvit.train.stopping import EarlyStopping
 from genconvit.train.sums import Sums
 
-STATES = "states"
 KEPT = 2
 _ASIDE = ".writing-"
 _NAME = re.compile(r"update-(\d+)-([0-9a-f]{12})\.pt")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genconvit.data.tensors import to_device, to_images
+from genconvit.errors import RunEndedError
 from genconvit.evaluate.metrics import binary_scores, mean_by_clip
 from genconvit.models.autoencoder import normalize
 from genconvit.reference import CropSample, build_reference
@@ -17,7 +18,6 @@ from genconvit.train.distributed import gather_from_workers
 from genconvit.train.feed import Batch, Feed
 from genconvit.train.step import Objective
 from genconvit.train.sums import Sums
-from genconvit.train.watch import RunEndedError
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from genconvit.config import Settings
-from genconvit.errors import UserError
+from genconvit.errors import RunEndedError, RunStoppedError
 from genconvit.train.distributed import largest_of_workers, rank_and_world
 from genconvit.train.feed import Feed
 from genconvit.train.state import RunState
@@ -30,14 +30,6 @@ A large network's state is a gigabyte, and an epoch on few crops is over in a se
 """
 CHEAP_S = 1.0
 """Saving that takes no longer is never left out."""
-
-
-class RunEndedError(UserError):
-    """The run cannot or shall not go on. All workers raise it together."""
-
-
-class RunStoppedError(RunEndedError):
-    """The run was asked to stop, and has saved its state."""
 
 
 class Watch:

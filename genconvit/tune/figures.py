@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from genconvit.evaluate.figure import FAINT, INK, new_figure, save, style
-from genconvit.evaluate.plots import BEST
+from genconvit.evaluate.figure import BEST, FAINT, INK, new_figure, save, style
 from genconvit.tune.results import State, SweepResults, TrialResult
 from genconvit.tune.space_figures import (
     MARKS,

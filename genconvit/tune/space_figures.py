@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from genconvit.evaluate.figure import COLOURS, INK, style
-from genconvit.evaluate.plots import BEST
+from genconvit.evaluate.figure import BEST, COLOURS, INK, style
 from genconvit.tune.results import Objective, State, SweepResults, TrialResult
 
 MARKS: dict[State, dict[str, Any]] = {

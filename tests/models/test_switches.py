@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from genconvit.checkpoint import DetectorInfo, load_network, save_detector
 from genconvit.config import LossSettings, ModelSettings, Settings
-from genconvit.losses import check_trainable, compute_losses
+from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import BUILDERS, build_from_settings
+from genconvit.trainable import check_trainable
 from tests.models.liveness import images
 
 BATCH = 12  # so many that dropout and drop-path never silence a part in all of them

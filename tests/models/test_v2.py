@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from genconvit.config import LossSettings, ModelSettings
 from genconvit.errors import UserError
-from genconvit.losses import check_trainable, compute_losses
+from genconvit.losses import compute_losses
 from genconvit.models.autoencoder import normalize
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
+from genconvit.trainable import check_trainable
 from tests.models.liveness import dead_parameters, images
 
 TINY: dict[str, Any] = {

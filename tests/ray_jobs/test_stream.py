@@ -11,7 +11,7 @@ from genconvit.config import StreamSettings
 from genconvit.data.plan import load_chunk
 from genconvit.data.shards import open_dataset
 from genconvit.data.training_data import Epochs, TrainingData
-from ray_jobs.cache import fill_cache
+from ray_jobs.cache_fill import fill_cache
 from ray_jobs.output import Output
 from ray_jobs.stream import stream
 from tests.conftest import small_settings

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from genconvit.checkpoint import WEIGHTS
 from genconvit.config import Settings
 from genconvit.data.synthetic import write_synthetic_shards
-from genconvit.train.run_folder import read_results
-from genconvit.train.state import STATES
+from genconvit.train.run_folder import STATES, read_results
 from ray_jobs.output import Output
 from ray_jobs.train import train
 from tests.conftest import Cluster, small_settings

@@ -16,7 +16,7 @@ from genconvit.overrides import parse_assignment, resolve_settings
 from genconvit.train.batches import plan_batches
 from genconvit.train.feed import Batch
 from genconvit.train.loop import Data, fit
-from genconvit.train.run_folder import RunFolder
+from genconvit.train.run_writer import RunWriter
 from genconvit.train.state import newest_state, read_state
 
 CPU = torch.device("cpu")
@@ -68,12 +68,12 @@ def data() -> Data:
     return data_of(crops(16), crops(16, seed=1))
 
 
-def run(folder: Path, job: Settings, crops: Data | None = None, **how: Any) -> RunFolder:
+def run(folder: Path, job: Settings, crops: Data | None = None, **how: Any) -> RunWriter:
     """Trains in a folder, and goes on with what is there."""
-    return run_in(RunFolder(folder, job, {"digest": "none"}), job, crops, **how)
+    return run_in(RunWriter(folder, job, {"digest": "none"}), job, crops, **how)
 
 
-def run_in(run_folder: RunFolder, job: Settings, crops: Data | None, **how: Any) -> RunFolder:
+def run_in(run_folder: RunWriter, job: Settings, crops: Data | None, **how: Any) -> RunWriter:
     """The same, in a folder that writes in its own way."""
     torch.manual_seed(job.seed)
     run_folder.start()

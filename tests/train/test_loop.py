@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from genconvit.checkpoint import CARD, WEIGHTS, load_network
 from genconvit.config import LossSettings, ModelSettings
-from genconvit.errors import UserError
-from genconvit.evaluate.plots import training_curves
+from genconvit.errors import RunEndedError, UserError
+from genconvit.evaluate.training_figure import training_curves
 from genconvit.losses import compute_losses
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
@@ -26,9 +26,9 @@ from genconvit.train.feed import Batch
 from genconvit.train.loop import blended_counts, class_weights, fit
 from genconvit.train.precision import Precision
 from genconvit.train.run_folder import RunFolder, read_results
+from genconvit.train.run_writer import RunWriter
 from genconvit.train.step import Objective, Preparation
 from genconvit.train.validate import validate
-from genconvit.train.watch import RunEndedError
 from tests.train.little import CPU, batches, crops, data, data_of, run, settings
 
 
@@ -230,7 +230,7 @@ def ddp_worker(rank: int, folder: str) -> None:
     for passes in (1, 2):
         job = settings("train.freeze_epochs=1")
         network = build_from_settings(job.model)
-        run_folder = RunFolder(Path(folder) / f"run{passes}", job, {"digest": "none"})
+        run_folder = RunWriter(Path(folder) / f"run{passes}", job, {"digest": "none"})
         own = data_of(crops(20, seed=rank), crops(8, seed=2 + rank), batch_size=4, passes=passes)
         wrap = partial(torch.nn.parallel.DistributedDataParallel, **ddp_options(passes))
         fit(job, network, own, run_folder, device=CPU, wrap=wrap)
@@ -284,7 +284,7 @@ def test_a_training_step_runs_each_part_once(tmp_path: Path) -> None:
         network.get_submodule(name).register_forward_hook(
             lambda module, *_, n=name: runs.append(n) if module.training else None
         )
-    folder = RunFolder(tmp_path / "t", job, {"digest": "none"})
+    folder = RunWriter(tmp_path / "t", job, {"digest": "none"})
     folder.start()
     fit(job, network, data(), folder, device=CPU)
     assert Counter(runs).keys() >= {"", "ed", "vae"}

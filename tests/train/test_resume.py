@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 
 from genconvit.checkpoint import WEIGHTS, load_network
 from genconvit.config import Settings
-from genconvit.errors import UserError
+from genconvit.errors import RunEndedError, RunStoppedError, UserError
 from genconvit.train import watch
 from genconvit.train.batches import plan_batches
-from genconvit.train.run_folder import RunFolder, read_results
-from genconvit.train.state import STATES, newest_state, read_state, save_state
-from genconvit.train.watch import RunEndedError, RunStoppedError
+from genconvit.train.run_folder import STATES, RunFolder, read_results
+from genconvit.train.run_writer import RunWriter
+from genconvit.train.state import newest_state, read_state, save_state
 from tests.train.little import crops, data_of, run, run_in, settings, state_of
 
 PLAIN = (
@@ -225,7 +225,7 @@ def test_with_fewer_workers_the_epoch_goes_on_where_it_was(tmp_path: Path) -> No
     assert seen == [2, 0]
 
 
-class SlowDisk(RunFolder):
+class SlowDisk(RunWriter):
     """Takes its time to write a state, as a gigabyte does."""
 
     def save_state(self, content: dict[str, Any]) -> None:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from genconvit.checkpoint import WEIGHTS
+from genconvit.errors import RunEndedError, RunStoppedError
 from genconvit.models.registry import build_from_settings
 from genconvit.train import watch
 from genconvit.train.run_folder import RunFolder, read_results
-from genconvit.train.watch import RunEndedError, RunStoppedError
 from tests.train.little import crops, data_of, run, settings, state_of
 
 STILL = (
