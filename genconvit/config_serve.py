@@ -93,6 +93,13 @@ class ServeSettings(Section):
     max_jobs: int = Field(
         100, ge=1, le=1_000_000, description="Jobs that wait or run; further ones get 503."
     )
+    max_jobs_per_key: int = Field(
+        25,
+        ge=1,
+        le=1_000_000,
+        description="Of them, those of one key, so that it cannot fill the queue for all; further "
+        "ones get 429. Without keys, all jobs are of one.",
+    )
 
     # How many processes
     decoders: tuple[int, int] = Field(

@@ -19,6 +19,7 @@ from serve.http.keys import Keys
 from serve.http.server import Server
 from serve.jobs.store import JobStore
 from serve.listener import Listener
+from serve.problems import ProblemError
 from serve.scoring.judging import Judging
 from serve.scoring.replicas import Replicas
 from serve.scoring.together import Croppers, Scorers
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 CROPPER = "Cropper"
 """The deployment of those that decode for requests."""
 COUNT_EVERY_S = 15.0
+JOBS_EVERY_S = 5.0
+"""So often it is asked which jobs have ended, for the statistics."""
 
 
 @serve.ingress()
@@ -39,7 +42,7 @@ class Ingress:
     Args:
         cropper: Handle of the processes that decode.
         scorers: Handles of those of each detector, by its name.
-        jobs: Handle of what runs the jobs; named here so that Ray Serve starts it.
+        jobs: Handle of what runs the jobs.
         store: Of the jobs.
         settings: Of the server.
         listens: At the address in the settings; otherwise requests come through Ray Serve's proxy.
@@ -76,6 +79,7 @@ class Ingress:
         self._tasks = (
             loop.create_task(self._wait_for_models(judging)),
             loop.create_task(self._count_croppers()),
+            loop.create_task(self._count_jobs(Replicas(jobs))),
         )
         self._listener = Listener(build_api(self._server), settings) if listens else None
 
@@ -110,3 +114,12 @@ class Ingress:
             except (RayError, KeyError):  # the controller is away; it is told again later
                 logger.debug("the decoding processes cannot be counted", exc_info=True)
             await asyncio.sleep(COUNT_EVERY_S)
+
+    async def _count_jobs(self, jobs: Replicas) -> None:
+        while True:
+            try:
+                for judged in await jobs.call("take_ended"):
+                    self._server.metrics.detection(judged.detection, judged.statistics)
+            except (RayError, ProblemError):  # it starts anew; those that it kept are not counted
+                logger.debug("the ended jobs cannot be counted", exc_info=True)
+            await asyncio.sleep(JOBS_EVERY_S)

@@ -79,11 +79,13 @@ class Decoded:
 
     Attributes:
         images: The crops.
+        statistics: What some of them look like: `serve.watching.drift.look_at`.
         wait_ms: Until a process had time for them.
         decode_ms: Since then.
     """
 
     images: Images
+    statistics: Statistics
     wait_ms: float
     decode_ms: float
 
@@ -191,7 +193,10 @@ class Cropper:
         contents = [content[end - size : end].data for end, size in zip(ends, sizes, strict=True)]
         decoded = await self._sandbox.crops(contents, image_size=image_size, limits=limits)
         return Decoded(
-            stored(decoded), max(0.0, 1000 * (begin - sent)), 1000 * (time.time() - begin)
+            images=stored(decoded),
+            statistics=look_at(decoded),
+            wait_ms=max(0.0, 1000 * (begin - sent)),
+            decode_ms=1000 * (time.time() - begin),
         )
 
 

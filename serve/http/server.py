@@ -82,7 +82,7 @@ MEANINGS = {
     413: "The body, the clip or a picture of it is larger than the server takes.",
     415: "The file is neither a video nor an image.",
     422: "The file cannot be read, or a parameter is wrong.",
-    429: "The key asks too often; Retry-After says when it may again.",
+    429: "The key asks too often, or has too many jobs; Retry-After says when it may again.",
     503: "The server has no room or time for it; Retry-After says when to try again.",
     504: "It took longer than the server allows.",
 }

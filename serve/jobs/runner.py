@@ -7,18 +7,18 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from genconvit.answers import Detection
 from genconvit.verdict import TimelinePoint
 from serve.jobs.queue import Claim, JobQueue
 from serve.jobs.store import JobStore
 from serve.problems import ProblemError
+from serve.scoring.work import Judged
 
 logger = logging.getLogger(__name__)
 
 OnPart = Callable[[Sequence[TimelinePoint], float], Awaitable[None]]
 """Takes the points of the timeline that are new, and the share of the frames looked at."""
 
-Judge = Callable[[bytes, Claim, OnPart], Awaitable[Detection]]
+Judge = Callable[[bytes, Claim, OnPart], Awaitable[Judged]]
 """Judges an upload as the claim's options say, and reports each part.
 
 ProblemError ends the job, or puts it off if it says when to retry. After any other exception it is
@@ -40,6 +40,8 @@ class JobRunner:
         store: The jobs.
         judge: Does the work.
         budget_s: Time for an attempt, seconds.
+        on_done: Told of each job that ends with a verdict, once: not of an attempt that the store
+            refuses, since the job was deleted or another runner has it.
         at_once: Jobs at once.
         poll_s: How often an idle runner asks for a job, seconds.
         watch_s: How soon it is noticed that a job was deleted, seconds.
@@ -53,13 +55,14 @@ class JobRunner:
         judge: Judge,
         budget_s: float,
         *,
+        on_done: Callable[[Judged], None] | None = None,
         at_once: int = 1,
         poll_s: float = 0.3,
         watch_s: float = 1.0,
         pause_s: float = 30.0,
     ) -> None:
         self.store, self.queue, self.judge = store, JobQueue(store), judge
-        self.budget_s, self.at_once = budget_s, at_once
+        self.budget_s, self.on_done, self.at_once = budget_s, on_done, at_once
         self.poll_s, self.watch_s, self.pause_s = poll_s, watch_s, pause_s
 
     async def run(self) -> None:
@@ -110,7 +113,7 @@ class JobRunner:
             if left:
                 logger.error("job %.8s: its work does not stop; it is left to itself", claim.id)
 
-    async def _judged(self, claim: Claim) -> Detection:
+    async def _judged(self, claim: Claim) -> Judged:
         async def on_part(points: Sequence[TimelinePoint], progress: float) -> None:
             # That the job is gone is for the watch to see. A part that cannot be stored is no
             # reason to stop: the result will have it.
@@ -124,11 +127,14 @@ class JobRunner:
         while await self._ask(self.queue.renew, claim) is not False:
             await asyncio.sleep(self.watch_s)
 
-    async def _conclude(self, claim: Claim, work: asyncio.Task[Detection]) -> None:
+    async def _conclude(self, claim: Claim, work: asyncio.Task[Judged]) -> None:
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if error is None:
-            await self._settle(self.queue.finish, claim, work.result())
-            logger.info("job %.8s: done in attempt %d", claim.id, claim.attempt)
+            judged = work.result()
+            if await self._settle(self.queue.finish, claim, judged.detection):
+                logger.info("job %.8s: done in attempt %d", claim.id, claim.attempt)
+                if self.on_done is not None:
+                    self.on_done(judged)
             return
         pause_s = self.pause_s * claim.attempt
         if not isinstance(error, ProblemError):
@@ -145,10 +151,11 @@ class JobRunner:
         logger.info("job %.8s: failed: %s", claim.id, error.reason)
         await self._settle(self.queue.fail, claim, error.document())
 
-    async def _settle(self, function: Callable[..., bool], *arguments: Any) -> None:
-        """Tells the store how an attempt ended, as soon as it can be used."""
-        while await self._ask(function, *arguments) is None:
+    async def _settle(self, function: Callable[..., bool], *arguments: Any) -> bool:
+        """Tells the store how an attempt ended, as soon as it can be used; whether it took it."""
+        while (taken := await self._ask(function, *arguments)) is None:
             pass
+        return bool(taken)
 
 
 def _too_long(budget_s: float) -> ProblemError:

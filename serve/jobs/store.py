@@ -18,12 +18,15 @@ from genconvit.answers import Detection, Job, JobState, Problem
 from genconvit.config import ServeSettings
 from genconvit.errors import UserError
 from genconvit.verdict import TimelinePoint
+from genconvit.wording import plural
 from serve.jobs.database import Database, as_problem
 from serve.jobs.spool import Spool
 from serve.problems import ProblemError
 
 LEASE_S = 15.0
 """A job whose worker gave no sign of life for so long is taken by another one, seconds."""
+FULL_S = 60.0
+"""After so long one may try again where too many jobs wait, seconds."""
 
 POINTS = TypeAdapter(list[TimelinePoint])
 UNFINISHED = "ended_at IS NULL"
@@ -39,6 +42,7 @@ class JobStore:
     Attributes:
         folder: `jobs.db`, and the uploads in `spool`.
         max_jobs: Jobs that wait or run; further ones are refused.
+        max_jobs_per_owner: The same of one owner; who is no owner counts as one.
         keep_s: Jobs are forgotten so long after their end, seconds.
         lease_s: A worker has a job for so long after its last sign of life, seconds.
         clock: Seconds since 1970, nearly the same on all machines that share the folder.
@@ -46,6 +50,7 @@ class JobStore:
 
     folder: Path
     max_jobs: int = 100
+    max_jobs_per_owner: int = 25
     keep_s: float = 3600.0
     lease_s: float = LEASE_S
     clock: Callable[[], float] = time.time
@@ -92,17 +97,18 @@ class JobStore:
             owner: Name of the API key; only it will find the job.
 
         Raises:
-            ProblemError: 503 where too many jobs wait, or the upload cannot be stored.
+            ProblemError: 429 where the owner has too many jobs that wait or run; 503 where there
+                are too many in all, or the upload cannot be stored.
         """
         with self.database.reading() as db:  # before the upload is written in vain
-            self._refuse_when_full(db)
+            self._refuse_when_full(db, owner)
         job_id = secrets.token_urlsafe(16)
         now = self.clock()
         try:
             with as_problem():
                 self.spool.write(job_id, content)
             with self.database.writing() as db:
-                self._refuse_when_full(db)
+                self._refuse_when_full(db, owner)
                 db.execute(
                     "INSERT INTO jobs (id, owner, state, progress, attempts, created_at, free_at, "
                     "name, options) VALUES (?, ?, 'queued', 0, 0, ?, ?, ?, ?)",
@@ -176,14 +182,25 @@ class JobStore:
             with self.database.writing() as db:
                 db.execute(f"DELETE {ended}", (before,))
 
-    def _refuse_when_full(self, db: sqlite3.Connection) -> None:
-        count = db.execute(f"SELECT count(*) FROM jobs WHERE {UNFINISHED}").fetchone()[0]
+    def _refuse_when_full(self, db: sqlite3.Connection, owner: str | None) -> None:
+        unfinished = f"SELECT count(*) FROM jobs WHERE {UNFINISHED}"
+        own = db.execute(f"{unfinished} AND owner IS ?", (owner,)).fetchone()[0]
+        if own >= self.max_jobs_per_owner:
+            whose = "this server" if owner is None else f"the key {owner}"
+            raise ProblemError(
+                429,
+                f"{whose} has {plural(own, 'unfinished job')}, which is the limit; try again when "
+                "one has ended.",
+                "jobs of a key",
+                retry_after_s=FULL_S,
+            )
+        count = db.execute(unfinished).fetchone()[0]
         if count >= self.max_jobs:
             raise ProblemError(
                 503,
                 f"{count} jobs wait or run already, and no more are taken; try again later.",
                 "too many jobs",
-                retry_after_s=60,
+                retry_after_s=FULL_S,
             )
 
     def _no_such_job(self) -> ProblemError:
@@ -208,6 +225,7 @@ def open_store(settings: ServeSettings) -> JobStore:
     store = JobStore(
         Path(settings.state).absolute(),
         max_jobs=settings.max_jobs,
+        max_jobs_per_owner=settings.max_jobs_per_key,
         keep_s=settings.keep_jobs_s,
     )
     store.prepare()

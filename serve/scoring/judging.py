@@ -18,6 +18,7 @@ from genconvit.evaluate.aggregate import decide
 from genconvit.evaluate.clip_interval import clip_interval
 from genconvit.explain import deciding
 from genconvit.predict import timeline_point
+from genconvit.reference import Statistics
 from genconvit.verdict import TimelinePoint
 from serve.decoding.cropper import ClipWork, Cropped, Decoded
 from serve.decoding.stored import Images, load_some, part_of
@@ -48,7 +49,7 @@ class _Sums:
     timeline: list[TimelinePoint] = field(default_factory=list)
     images: list[Images] = field(default_factory=list)
     """The crops, where they are to be explained."""
-    statistics: list[dict[str, np.ndarray]] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
     batch_crops: list[int] = field(default_factory=list)
     wait_ms: float = 0.0
     decode_ms: float = 0.0
@@ -59,7 +60,8 @@ class _Sums:
 
 class ExchangedError(Exception):
     """The detector was exchanged while a clip was on its way: for one whose crops are made
-    otherwise, or for one that would judge the rest of the clip."""
+    otherwise, or for one that would judge the rest of the clip, or explain what it did not
+    judge."""
 
 
 OnPart = Callable[[list[TimelinePoint], float], Awaitable[None]]
@@ -182,11 +184,10 @@ class Judging:
             loaded = await self.loaded(name)
             try:
                 sums = await self._crop_and_score(content, clip, name, loaded, options, on_part)
+                return await self._judged(sums, clip, name, options, begin, request_id)
             except ExchangedError:
                 if on_part is not None:  # the job begins anew, and with it the timeline it shows
                     break
-                continue
-            return await self._judged(sums, clip, name, options, begin, request_id)
         raise _being_exchanged()
 
     async def score(self, images: list[np.ndarray], model: str | None) -> ScoredCrops:
@@ -315,6 +316,23 @@ class Judging:
         if name not in self._loaded or self._loaded[name].loaded_at < loaded.loaded_at:
             self._loaded[name] = loaded
 
+    async def _evidence(self, sums: _Sums, name: str, chosen: list[int]) -> list[Evidence]:
+        """Why the chosen crops of the timeline are judged as they are.
+
+        Raises:
+            ExchangedError: Another detector is there than judged them. Evidence and verdict are
+                shown side by side, so that both are to be had anew.
+        """
+        crops = await asyncio.to_thread(load_some, sums.images, chosen)
+        points = [sums.timeline[place] for place in chosen]
+        told = self._versions.get(name)
+        arguments = (crops, points, sums.loaded.version, told)
+        evidence, loaded = await self._scorer(name).call("explain", *arguments)
+        self._take_note(name, loaded)
+        if evidence is None:
+            raise ExchangedError
+        return list(evidence)
+
     async def _judged(
         self,
         sums: _Sums,
@@ -332,9 +350,7 @@ class Judging:
         evidence: list[Evidence] = []
         if options.explain and timeline:
             chosen = deciding(verdict, decision, count=1)
-            crops = await asyncio.to_thread(load_some, sums.images, chosen)
-            points = [timeline[place] for place in chosen]
-            evidence = await self._scorer(name).call("explain", crops, points)
+            evidence = await self._evidence(sums, name, chosen)
         detection = Detection(
             **verdict.model_dump(),
             threshold=decision.threshold,

@@ -146,9 +146,28 @@ class Scorer:
             found.append(Scores(rows, loaded, 1000 * (begin - came), took, count))
         return found
 
-    async def explain(self, crops: np.ndarray, points: list[TimelinePoint]) -> list[Evidence]:
-        """Why crops, uint8 RGB (N, S, S, 3), are judged as their points of the timeline say."""
-        return await asyncio.to_thread(evidence_of, self._detector, crops, points)
+    async def explain(
+        self, crops: np.ndarray, points: list[TimelinePoint], judged_by: str, told: str | None
+    ) -> tuple[list[Evidence] | None, Loaded]:
+        """Why crops are judged as they are.
+
+        Args:
+            crops: uint8 RGB (N, S, S, 3).
+            points: Their points of the timeline.
+            judged_by: `Loaded.version` of what judged them.
+            told: As `Crops.version`.
+
+        Returns:
+            The evidence, None where another detector has taken the place of that one: it would
+            explain another verdict. And what is loaded.
+        """
+        self._look_for(told)
+        if self._loaded.version != judged_by and self._adopting is not None:
+            await asyncio.wait({self._adopting})
+        detector, loaded = self._detector, self._loaded
+        if loaded.version != judged_by:
+            return None, loaded
+        return await asyncio.to_thread(evidence_of, detector, crops, points), loaded
 
     async def reload(self) -> Loaded:
         """Reads the detector's location again, and takes what is there if it passes its check.

@@ -9,6 +9,7 @@ import numpy as np
 from genconvit.answers import Detection
 from genconvit.config_decision import Aggregation
 from genconvit.evaluate.aggregate import crop_probability
+from genconvit.reference import Statistics
 from serve.decoding.cropper import Decoded
 from serve.scoring.scorer import Loaded, Scores
 
@@ -41,7 +42,7 @@ class Judged:
     """
 
     detection: Detection
-    statistics: list[dict[str, np.ndarray]] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
     batch_crops: list[int] = field(default_factory=list)
 
 
@@ -53,6 +54,7 @@ class ScoredCrops:
         probability_fake: One a crop.
         model: The detector's name.
         loaded: The detector.
+        statistics: Of the crops: `serve.watching.drift.look_at`.
         wait_ms, decode_ms, queue_ms, network_ms: Where the time went.
         batch_crops: Crops in each pass through the network.
     """
@@ -60,6 +62,7 @@ class ScoredCrops:
     probability_fake: list[float]
     model: str
     loaded: Loaded
+    statistics: Statistics
     wait_ms: float
     decode_ms: float
     queue_ms: float
@@ -73,12 +76,13 @@ class ScoredCrops:
         rows = np.concatenate([scores.logits for scores in passes])
         p_fake = [crop_probability(row, info.decision, info.temperature)[0] for row in rows]
         return cls(
-            p_fake,
-            model,
-            passes[-1].loaded,
-            decoded.wait_ms,
-            decoded.decode_ms,
-            max(scores.queue_ms for scores in passes),
-            sum(scores.network_ms for scores in passes),
-            [scores.batch_crops for scores in passes],
+            probability_fake=p_fake,
+            model=model,
+            loaded=passes[-1].loaded,
+            statistics=decoded.statistics,
+            wait_ms=decoded.wait_ms,
+            decode_ms=decoded.decode_ms,
+            queue_ms=max(scores.queue_ms for scores in passes),
+            network_ms=sum(scores.network_ms for scores in passes),
+            batch_crops=[scores.batch_crops for scores in passes],
         )

@@ -84,16 +84,23 @@ class Drift:
             for name, scale in SCALES.items()
         }
 
-    def add(self, scores_N: NDArray[np.float64], statistics: Mapping[str, ArrayLike]) -> None:
-        """Counts a clip; one without a face is not counted.
+    def add(
+        self,
+        scores_N: NDArray[np.float64],
+        statistics: Mapping[str, ArrayLike],
+        *,
+        of_a_clip: bool = True,
+    ) -> None:
+        """Counts crops that came in together, as 1; where there are none, nothing.
 
         Args:
-            scores_N: P(fake) of its crops, without temperature.
+            scores_N: P(fake) of the crops, without temperature; empty where they have none.
             statistics: Values of some of them by name, as in `SCALES`.
+            of_a_clip: Their mean is the score of a clip.
         """
-        if not len(scores_N):
-            return
-        found = {"clip_score": [np.mean(scores_N)], "crop_score": scores_N, **statistics}
+        found = {"crop_score": scores_N, **statistics}
+        if of_a_clip and len(scores_N):
+            found["clip_score"] = [np.mean(scores_N)]
         for name, values in found.items():
             if np.size(values):
                 self.windows[name].add(np.asarray(values, dtype=np.float64))

@@ -44,7 +44,7 @@ class DriftCollector(Collector):
             labels=["model", "statistic"],
         )
         clips = GaugeMetricFamily(
-            "genconvit_drift_clips", "Clips that the distances rest on.", labels=["model"]
+            "genconvit_drift_clips", "Clips that the score's distance rests on.", labels=["model"]
         )
         for model, drift in self._drifts.items():
             clips.add_metric([model], drift.windows["clip_score"].clips)

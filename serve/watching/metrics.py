@@ -8,7 +8,7 @@ an end to them, so that no client can fill the memory with new ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import get_args
 
@@ -24,7 +24,7 @@ from prometheus_client import (
 )
 from scipy.special import expit, logit
 
-from genconvit.answers import Detection, JobState, Timings
+from genconvit.answers import Detection, JobState, ModelId, Timings
 from genconvit.checkpoint import DetectorInfo
 from genconvit.reference import Statistics, face_sizes
 from serve.watching.drift import Drift
@@ -154,21 +154,45 @@ class Metrics:
         self._reloads.labels(name if name in self._infos else OTHER, known).inc()
 
     def detection(self, detection: Detection, looks: Iterable[Statistics] = ()) -> None:
-        """Counts a verdict and its times, and compares the clip with those of the validation.
+        """Counts a verdict, and compares the clip with those of the validation.
 
         Args:
-            detection: The answer.
+            detection: The answer, of a request or of a job.
             looks: Of the crops of the clip's parts, by `serve.watching.drift.look_at`.
         """
         name = detection.model.name
-        info = self._infos.get(name)
-        self._verdicts.labels(OTHER if info is None else name, detection.verdict).inc()
-        self.stages(detection.timings_ms)
-        if info is None or info.weights_sha256 != detection.model.fingerprint:
-            return  # it is of a detector that has been exchanged meanwhile
+        known = name if name in self._infos else OTHER
+        self._verdicts.labels(known, detection.verdict).inc()
+        if (info := self._in_use(detection.model)) is None:
+            return
         statistics = _joined(looks)
         statistics["face_size"] = face_sizes([point.box for point in detection.timeline])
-        self._drifts[name].add(_own_scores(detection, info.temperature), statistics)
+        # The aggregation `original` has no scores that could be compared.
+        points = [point for point in detection.timeline if point.sigmoids is None]
+        scores = _own_scores([point.probability_fake for point in points], info)
+        self._drifts[name].add(scores, statistics)
+
+    def crops(self, model: ModelId, p_fake: Sequence[float], look: Statistics) -> None:
+        """Compares ready crops with those of the validation.
+
+        The crops of a request may be of one clip or of many, so that their mean is no clip's score;
+        all together they weigh as much as those of a clip.
+
+        Args:
+            model: What scored them.
+            p_fake: Its answer.
+            look: By `serve.watching.drift.look_at`.
+        """
+        if (info := self._in_use(model)) is None:
+            return
+        comparable = info.decision.aggregation != "original"
+        scores = _own_scores(p_fake if comparable else [], info)
+        self._drifts[model.name].add(scores, look, of_a_clip=False)
+
+    def _in_use(self, model: ModelId) -> DetectorInfo | None:
+        """The detector that answered, unless it has been exchanged meanwhile."""
+        info = self._infos.get(model.name)
+        return info if info is not None and info.weights_sha256 == model.fingerprint else None
 
     def render(self) -> bytes:
         """All of it in Prometheus's text format."""
@@ -193,11 +217,6 @@ def _joined(looks: Iterable[Statistics]) -> Statistics:
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def _own_scores(detection: Detection, temperature: float) -> np.ndarray:
-    """P(fake) of crops as the network has it: a reference is without temperature.
-
-    The aggregation `original` has no such scores, and gives none.
-    """
-    points = [point for point in detection.timeline if point.sigmoids is None]
-    p_fake = np.array([point.probability_fake for point in points])
-    return np.asarray(expit(temperature * logit(p_fake)))
+def _own_scores(p_fake: Sequence[float], info: DetectorInfo) -> np.ndarray:
+    """P(fake) of crops as the network has it: a reference is without temperature."""
+    return np.asarray(expit(info.temperature * logit(np.asarray(p_fake, dtype=np.float64))))

@@ -15,6 +15,7 @@ import { showNoVerdict, showVerdict } from "./verdict.js";
 const TITLE = document.title;
 /** Until the detector's own decision is known. */
 const HALF = { band: [0.5, 0.5], threshold: 0.5 };
+const EXCHANGED = "The detector was exchanged meanwhile: verdict and evidence are of the new one.";
 
 const status = new Status();
 const api = new Api(() => byId("key").value.trim(), waiting);
@@ -158,8 +159,12 @@ function why() {
     const { file, options, detection } = current;
     const judging = () => status.show("Looking for what the detector heeds; this takes a while");
     const seen = { ...stages(file), judging };
-    const entries = await explain(api, file, options, signal, seen);
-    evidence.take(entries, detection.duration_s === null, timeline.chosen);
-    announce("The evidence is shown.");
+    const { detection: again, requestId } = await explain(api, file, options, signal, seen);
+    const exchanged = again.model.fingerprint !== detection.model.fingerprint;
+    // Pictures beside the verdict of another detector would explain what it did not say.
+    if (exchanged) finish(again, again.request_id || requestId);
+    evidence.take(again.evidence, again.duration_s === null, timeline.chosen);
+    if (exchanged) byId("view-note").textContent = EXCHANGED;
+    announce(exchanged ? EXCHANGED : "The evidence is shown.");
   });
 }

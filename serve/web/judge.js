@@ -28,10 +28,11 @@ export async function judge(api, file, options, duration, signal, seen) {
   return { detection: await jobsEnd(api, answer, signal, seen), requestId };
 }
 
-/** The same file once more, with the pictures that explain the verdict. */
+/** The same file once more, with the pictures that explain the verdict; gives what `judge` gives. */
 export async function explain(api, file, options, signal, seen) {
   const path = `detect${query({ ...options, explain: "true" })}`;
-  return (await api.post(path, file, signal, sending(seen))).answer.evidence;
+  const { answer, requestId } = await api.post(path, file, signal, sending(seen));
+  return { detection: answer, requestId };
 }
 
 const sending = (seen) => (share) => (share < 1 ? seen.uploading(share) : seen.judging(null));

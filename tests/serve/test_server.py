@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import yaml
@@ -20,6 +23,7 @@ from genconvit.client import ApiError, Client
 from genconvit.config import ServeSettings
 from genconvit.errors import UserError
 from serve.app import build_from_args, start
+from serve.ingress import JOBS_EVERY_S
 from tests.conftest import Cluster, free_port
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -119,6 +123,25 @@ def test_a_job_goes_to_its_end_and_is_forgotten(client: Client, clip: Path) -> N
         client.job(job.id)
 
 
+def test_a_job_is_watched_as_one_clip(client: Client, clip: Path, url: str) -> None:
+    def counted(name: str) -> float:
+        text = httpx.get(f"{url}/metrics").text
+        return float(re.search(rf'^genconvit_{name}{{model="second"}} (\S+)$', text, re.M)[1])
+
+    names = ("clip_score_count", "crop_score_count", "crop_brightness_count", "face_size_count")
+    before = [counted(name) for name in names]
+    done = client.wait(client.submit(clip, frames=12, model="second"))
+    assert done.detection is not None
+    client.delete(done.id)  # as the page does at once
+    deadline = time.monotonic() + 3 * JOBS_EVERY_S
+    while counted("clip_score_count") == before[0] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(JOBS_EVERY_S)  # nor is it counted again
+    grown = [counted(name) - was for name, was in zip(names, before, strict=True)]
+    crops = len(done.detection.timeline)
+    assert grown == [1, crops, crops, crops]
+
+
 @pytest.mark.parametrize("deployment", ["Cropper", "Scorer-first"])
 def test_no_request_fails_when_a_process_dies(client: Client, clip: Path, deployment: str) -> None:
     asked = []
@@ -163,6 +186,22 @@ def test_what_is_no_detector_does_not_take_its_place(
         client.reload("second")
     weights.write_bytes(content)
     assert client.detect(clip, model="second").probability_fake == before.probability_fake
+
+
+def test_memory_does_not_grow_by_heaps_of_threads(tmp_path: Path) -> None:
+    def heaps(path: str) -> int:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.fopen.restype = ctypes.c_void_p
+        file = ctypes.c_void_p(libc.fopen(path.encode(), b"w"))
+        libc.malloc_info(0, file)
+        libc.fclose(file)
+        return Path(path).read_text().count("<heap nr")
+
+    import ray
+
+    task = ray.remote(heaps).options(num_cpus=0)  # the server has all of them
+    found: int = ray.get(task.remote(str(tmp_path / "malloc.xml")))
+    assert 1 <= found <= 2  # a process of Ray has thirty threads
 
 
 def test_what_is_no_detector_is_refused_before_anything_starts(tmp_path: Path) -> None:

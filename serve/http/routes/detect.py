@@ -64,9 +64,11 @@ async def crops(
     images = [upload.content for upload in uploads]
     async with _budget(server.settings.request_s):
         scored = await server.judging.score(images, model)
-    server.metrics.batch(scored.batch_crops)
     info = scored.loaded.info
+    answered = ModelId(name=scored.model, id=info.id, fingerprint=info.weights_sha256)
     request.state.told["model"] = info.id
+    server.metrics.batch(scored.batch_crops)
+    server.metrics.crops(answered, scored.probability_fake, scored.statistics)
     timings = Timings(
         wait=scored.wait_ms,
         decode=scored.decode_ms,
@@ -77,7 +79,7 @@ async def crops(
     server.metrics.stages(timings)
     return CropScores(
         probability_fake=scored.probability_fake,
-        model=ModelId(name=scored.model, id=info.id, fingerprint=info.weights_sha256),
+        model=answered,
         timings_ms=timings,
         request_id=request_id,
     )
@@ -90,6 +92,7 @@ async def _judge(upload: Upload, options: Options, server: Server, request_id: s
             upload.content, upload.name, options, request_id=request_id
         )
     server.metrics.detection(judged.detection, judged.statistics)
+    server.metrics.stages(judged.detection.timings_ms)
     server.metrics.batch(judged.batch_crops)
     return judged.detection
 

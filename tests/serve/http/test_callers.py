@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,33 @@ def test_a_job_is_its_owners_alone(client: LocalClient, bearer: dict[str, dict[s
         assert_problem(response, 404, "no such job")
     assert client.get(place, headers=bearer["user"]).status_code == 200
     assert client.delete(place, headers=bearer["user"]).status_code == 204
+
+
+def test_one_key_cannot_fill_the_queue_for_all(
+    detector: Path, keys: tuple[Path, dict[str, str]], bearer: dict[str, Any], tmp_path: Path
+) -> None:
+    def submit(name: str) -> Any:
+        return client.send_file("/v1/jobs", hostile.image("png"), headers=bearer[name])
+
+    limits = {"keys": str(keys[0]), "max_jobs": 4, "max_jobs_per_key": 2}
+    with local_client(tmp_path, detector, **limits) as client:
+        places = [submit("user").headers["location"] for _ in range(2)]
+    with local_client(tmp_path, detector, **limits) as client:  # the server has begun anew
+        refused = submit("user")
+        assert "key user has 2" in assert_problem(refused, 429, "jobs of a key")["detail"]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert submit("other").status_code == 202
+        assert client.delete(places[0], headers=bearer["user"]).status_code == 204
+        assert submit("user").status_code == 202
+
+
+def test_without_keys_the_limit_is_the_servers(detector: Path, tmp_path: Path) -> None:
+    with local_client(tmp_path, detector, max_jobs_per_key=2) as client:
+        submitted = [client.send_file("/v1/jobs", hostile.image("png")) for _ in range(3)]
+        assert [each.status_code for each in submitted] == [202, 202, 429]
+        detail = assert_problem(submitted[2], 429, "jobs of a key")["detail"]
+        assert "this server has 2 unfinished jobs" in detail
+        assert 'reason="jobs of a key"' in client.get("/metrics").text
 
 
 # Pages of other origins

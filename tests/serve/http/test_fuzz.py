@@ -49,6 +49,7 @@ def client(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         detector,
         max_upload_mb=1,
         max_jobs=1_000_000,
+        max_jobs_per_key=1_000_000,
         max_pixels=1_000_000,
         max_duration_s=10,
         max_frames=4,

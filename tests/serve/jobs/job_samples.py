@@ -14,6 +14,7 @@ from genconvit.verdict import TimelinePoint
 from serve.jobs.queue import Claim, JobQueue
 from serve.jobs.runner import JobRunner, OnPart
 from serve.jobs.store import JobStore
+from serve.scoring.work import Judged
 
 PARTS = 4
 
@@ -47,12 +48,12 @@ def detection(clip: str, points: int = PARTS) -> Detection:
     )
 
 
-async def judge(content: bytes, claim: Claim, on_part: OnPart) -> Detection:
+async def judge(content: bytes, claim: Claim, on_part: OnPart) -> Judged:
     """Looks at a part at a time; the options say how long each takes."""
     for index in range(PARTS):
         await on_part([point(index)], (index + 1) / PARTS)
         await asyncio.sleep(claim.options.get("part_s", 0))
-    return detection(f"{claim.name} of {len(content)} bytes")
+    return Judged(detection(f"{claim.name} of {len(content)} bytes"))
 
 
 def runner(store: JobStore, judge: Any = judge, budget_s: float = 60, **options: Any) -> JobRunner:

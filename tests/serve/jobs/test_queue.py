@@ -28,7 +28,7 @@ LEASE_S, KEEP_S, MAX_JOBS = 30.0, 100.0, 3
 
 
 def test_two_processes_never_take_the_same_job(tmp_path: Path) -> None:
-    store = new_store(tmp_path)
+    store = new_store(tmp_path, max_jobs_per_owner=50)
     created = [store.create({}, b"a clip", f"{index}.mp4").id for index in range(50)]
     ready = [tmp_path / "ready0", tmp_path / "ready1"]
     taken = [tmp_path / "taken0", tmp_path / "taken1"]

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from genconvit.answers import Detection, Job
+from genconvit.answers import Job
 from serve.jobs.queue import Claim
 from serve.jobs.runner import JobRunner, OnPart
 from serve.jobs.store import JobStore
 from serve.problems import ProblemError
+from serve.scoring.work import Judged
 from tests.serve.jobs.job_samples import (
     PARTS,
     detection,
@@ -108,9 +109,9 @@ def test_a_killed_runner_is_followed_by_another(store: JobStore) -> None:
 
 
 def test_a_job_that_takes_longer_than_its_lease_is_begun_once(store: JobStore) -> None:
-    async def no_news(content: bytes, claim: Claim, on_part: OnPart) -> Detection:
+    async def no_news(content: bytes, claim: Claim, on_part: OnPart) -> Judged:
         await asyncio.sleep(1.2 * store.lease_s)
-        return detection("clip.mp4")
+        return Judged(detection("clip.mp4"))
 
     assert finished(store, runner(store, no_news, at_once=2)).attempts == 1
 
@@ -119,7 +120,7 @@ def test_what_is_deleted_on_its_way_stops_soon(store: JobStore) -> None:
     job = store.create({}, b"a clip", "clip.mp4")
     events = []
 
-    async def endless(content: bytes, claim: Claim, on_part: OnPart) -> Detection:
+    async def endless(content: bytes, claim: Claim, on_part: OnPart) -> Judged:
         events.append("began")
         try:
             for index in range(10_000):
@@ -144,17 +145,41 @@ def test_what_is_deleted_on_its_way_stops_soon(store: JobStore) -> None:
     assert job.id.encode() not in left and b"frame_index" not in left
 
 
-def failing(*errors: Exception) -> Callable[..., Awaitable[Detection]]:
+def failing(*errors: Exception) -> Callable[..., Awaitable[Judged]]:
     """Fails once with each error, then works."""
     left = list(errors)
 
-    async def judge_or_fail(content: bytes, claim: Claim, on_part: OnPart) -> Detection:
+    async def judge_or_fail(content: bytes, claim: Claim, on_part: OnPart) -> Judged:
         await on_part([point(7)], 0.5)
         if left:
             raise left.pop(0)
         return await judge(content, claim, on_part)
 
     return judge_or_fail
+
+
+def test_a_verdict_is_told_once_however_many_parts_and_attempts_it_took(store: JobStore) -> None:
+    told: list[Judged] = []
+    broken = failing(RuntimeError("a replica died"))
+    job = finished(store, runner(store, broken, on_done=told.append))
+    assert job.attempts == 2
+    assert [judged.detection for judged in told] == [job.detection]
+
+
+def test_no_verdict_is_told_of_what_was_deleted_or_has_failed(store: JobStore) -> None:
+    told: list[Judged] = []
+    problem = ProblemError(422, "This is no clip.", "no clip")
+    finished(store, runner(store, failing(problem), on_done=told.append))
+    job = store.create({}, b"a clip", "clip.mp4")
+
+    async def deleted_at_the_end(content: bytes, claim: Claim, on_part: OnPart) -> Judged:
+        judged = await judge(content, claim, on_part)
+        store.delete(job.id)
+        return judged
+
+    last = runner(store, deleted_at_the_end, on_done=told.append)
+    meanwhile(last, lambda: until(lambda: not store.counts().get("running")))
+    assert told == []
 
 
 def test_a_bad_clip_is_not_tried_again(store: JobStore) -> None:

@@ -6,6 +6,7 @@ import resource
 import sqlite3
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,43 @@ def test_too_many_jobs_are_refused_until_one_ends(tmp_path: Path) -> None:
     assert len(store.spool.stored()) == 2
     store.delete(first.id)
     assert store.create({}, b"3", "3.mp4").state == "queued"
+
+
+def test_one_key_cannot_fill_the_queue_for_all(tmp_path: Path) -> None:
+    store = new_store(tmp_path, max_jobs=5, max_jobs_per_owner=2)
+    queue = JobQueue(store)
+    for owner in ("ann", "ann", None, None):
+        store.create({}, b"", "clip.mp4", owner)
+    for owner, whose in (("ann", "the key ann"), (None, "this server")):
+        with pytest.raises(ProblemError, match=whose) as caught:
+            store.create({}, b"3", "3.mp4", owner)
+        assert (caught.value.status, caught.value.reason) == (429, "jobs of a key")
+        assert caught.value.response().headers["Retry-After"]
+    assert len(store.spool.stored()) == 4
+    assert store.create({}, b"", "clip.mp4", "bob").state == "queued"
+    with pytest.raises(ProblemError, match="503"):
+        store.create({}, b"", "clip.mp4", "bob")
+    claim = queue.claim()
+    assert claim is not None
+    with pytest.raises(ProblemError, match="429"):  # one that runs has not ended
+        store.create({}, b"", "clip.mp4", "ann")
+    queue.finish(claim, detection("clip.mp4"))
+    assert store.create({}, b"", "clip.mp4", "ann").state == "queued"
+
+
+def test_clients_that_come_together_pass_no_limit(tmp_path: Path) -> None:
+    store = new_store(tmp_path, max_jobs_per_owner=3)
+
+    def create(_: int) -> int:
+        try:
+            store.create({}, b"", "clip.mp4", "ann")
+        except ProblemError as problem:
+            return problem.status
+        return 202
+
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(create, range(16)))
+    assert statuses.count(202) == 3 and statuses.count(429) == 13
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "done", "failed"])
@@ -244,8 +282,13 @@ def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
 
 
 def test_jobs_survive_a_restart_of_the_server(tmp_path: Path) -> None:
-    settings = ServeSettings(state=str(tmp_path / "state"), max_jobs=7, keep_jobs_s=8)
+    settings = ServeSettings(
+        state=str(tmp_path / "state"), max_jobs=7, max_jobs_per_key=1, keep_jobs_s=8
+    )
     store = open_store(settings)
-    assert (store.max_jobs, store.keep_s) == (7, 8)
+    assert (store.max_jobs, store.max_jobs_per_owner, store.keep_s) == (7, 1, 8)
     job = store.create({}, b"a clip", "clip.mp4")
-    assert open_store(settings).get(job.id).state == "queued"
+    store = open_store(settings)
+    assert store.get(job.id).state == "queued"
+    with pytest.raises(ProblemError, match="429"):  # those before it count
+        store.create({}, b"a clip", "clip.mp4")

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genconvit.answers import Detection
 from genconvit.checkpoint import read_info
+from serve.problems import ProblemError
 from serve.scoring.work import Options
 from tests.conftest import write_detector
 from tests.serve import hostile
@@ -94,11 +96,67 @@ def test_a_verdict_is_of_one_detector_alone(client: LocalClient, served: Path, c
     assert_judged_by(answer, served, clip)
 
 
+@contextmanager
+def exchanged_before_the_evidence(
+    client: LocalClient, path: Path, *settings: str
+) -> Iterator[None]:
+    """Reloads once, between the verdict and its evidence."""
+    scorer = client.application.scorers["default"][0]
+    explain = scorer.explain
+
+    async def reload_and_explain(*arguments: Any) -> Any:
+        scorer.explain = explain  # type: ignore[method-assign]
+        write_detector(path, 9, *settings)
+        await scorer.reload()  # as in a process that another ingress has told
+        return await explain(*arguments)
+
+    scorer.explain = reload_and_explain  # type: ignore[method-assign]
+    yield
+    scorer.explain = explain  # type: ignore[method-assign]
+
+
+def assert_explained_by_who_judged(answer: Detection) -> None:
+    assert answer.evidence
+    for entry in answer.evidence:  # its sentence has what the explaining detector computed
+        assert f"fused {entry.probability_fake:.2f}" in entry.sentence
+
+
+@pytest.mark.parametrize("settings", [(), ("preprocess.margin=0.5",)], ids=["same crops", "other"])
+def test_evidence_is_of_the_detector_that_judged(
+    client: LocalClient, served: Path, clip: Path, settings: tuple[str, ...]
+) -> None:
+    before = judged(client, clip)
+    with exchanged_before_the_evidence(client, served, *settings):
+        response = client.send_file(f"{DETECT}?explain=true", clip.read_bytes())
+    answer = Detection.model_validate_json(response.content)
+    assert answer.model.id != before.model.id
+    assert_judged_by(answer, served, clip)
+    assert_explained_by_who_judged(answer)
+
+
+def test_a_job_begins_anew_where_its_evidence_would_be_of_another_detector(
+    client: LocalClient, served: Path, clip: Path
+) -> None:
+    async def on_part(points: Any, progress: float) -> None:
+        pass
+
+    async def judge() -> Any:
+        content, options = np.frombuffer(clip.read_bytes(), np.uint8), Options(explain=True)
+        return await client.server.judging.detect(content, "clip", options, on_part=on_part)
+
+    assert client.portal is not None
+    with (
+        exchanged_before_the_evidence(client, served, "preprocess.margin=0.5"),
+        pytest.raises(ProblemError) as caught,
+    ):
+        client.portal.call(judge)
+    assert caught.value.retry_after_s
+    assert_judged_by(client.portal.call(judge).detection, served, clip)  # in the next attempt
+
+
 def test_a_job_begins_anew_with_another_detector(
     client: LocalClient, served: Path, clip: Path
 ) -> None:
-    from serve.problems import ProblemError
-
     shown: list[float] = []
 
     async def on_part(points: Any, progress: float) -> None:
@@ -188,6 +246,17 @@ def test_the_other_processes_follow(
         assert first._loaded.info == second._loaded.info == wanted
         for _ in range(2):
             assert_judged_by(judged(client, clip), served, clip)
+
+
+def test_evidence_and_verdict_are_of_one_process_while_the_other_follows(
+    served: Path, clip: Path, tmp_path: Path
+) -> None:
+    with local_client(tmp_path / "jobs", served, processes=2) as client:
+        write_detector(served, 7)
+        assert client.post(RELOAD).status_code == 200
+        for _ in range(3):
+            response = client.send_file(f"{DETECT}?explain=true", clip.read_bytes())
+            assert_explained_by_who_judged(Detection.model_validate_json(response.content))
 
 
 async def settled(scorer: Any) -> None:

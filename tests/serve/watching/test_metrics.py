@@ -144,6 +144,48 @@ def test_calibration_is_no_drift(info: DetectorInfo) -> None:
     assert (value(metrics, "score_psi", model="main") or 1) < 0.1
 
 
+def test_the_published_aggregation_is_compared_by_its_looks(info: DetectorInfo) -> None:
+    metrics = Metrics()
+    metrics.model("main", info)
+    points = [
+        point.model_copy(update={"sigmoids": (0.5, 0.4)})
+        for point in detection(info, np.full(4, 0.5)).timeline
+    ]
+    crops = clip(np.random.default_rng(0))[0]
+    metrics.detection(detection(info, np.zeros(0), timeline=points), [look_at(crops)])
+    assert value(metrics, "crop_brightness_count", model="main") == 4
+    assert value(metrics, "face_size_count", model="main") == 4
+    assert value(metrics, "crop_score_count", model="main") == 0
+    assert value(metrics, "drift_clips", model="main") == 0
+
+
+def test_ready_crops_are_compared_and_their_mean_is_no_clip(info: DetectorInfo) -> None:
+    metrics, rng = Metrics(), np.random.default_rng(1)
+    metrics.model("main", info)
+    model = ModelId(name="main", id=info.id, fingerprint=info.weights_sha256)
+    other = model.model_copy(update={"fingerprint": "f" * 64})
+    for _ in range(CLIPS):
+        crops, p_fake = clip(rng, light=0.7)
+        metrics.crops(model, p_fake.tolist(), look_at(crops))
+        metrics.crops(other, p_fake.tolist(), look_at(crops))
+    assert value(metrics, "crop_score_count", model="main") == 4 * CLIPS
+    assert value(metrics, "clip_score_count", model="main") == 0
+    assert (value(metrics, "crop_psi", model="main", statistic="brightness") or 0) > 0.25
+    assert (value(metrics, "crop_psi", model="main", statistic="crop_score") or 1) < 0.1
+    assert value(metrics, "crop_psi", model="main", statistic="face_size") is None
+    assert value(metrics, "score_psi", model="main") is None
+
+
+def test_ready_crops_for_the_published_aggregation_have_no_score(info: DetectorInfo) -> None:
+    metrics = Metrics()
+    decision = info.decision.model_copy(update={"aggregation": "original"})
+    metrics.model("main", info.model_copy(update={"decision": decision}))
+    model = ModelId(name="main", id=info.id, fingerprint=info.weights_sha256)
+    metrics.crops(model, [0.5] * 4, look_at(clip(np.random.default_rng(0))[0]))
+    assert value(metrics, "crop_score_count", model="main") == 0
+    assert value(metrics, "crop_contrast_count", model="main") == 4
+
+
 def test_a_reloaded_detector_starts_anew(info: DetectorInfo) -> None:
     metrics = watched(info, clips=10)
     metrics.model("main", info.model_copy(update={"weights_sha256": "f" * 64}))
@@ -160,8 +202,11 @@ def test_a_request_is_counted(info: DetectorInfo) -> None:
     metrics.model("main", info)
     metrics.request("/v1/detect", 200, 0.2, 1000)
     metrics.request("/v1/detect", 503, 0.001, 0)
-    metrics.detection(detection(info, np.full(100, 0.5)), [look_at(np.zeros((100, 8, 8, 3), "u1"))])
-    metrics.detection(detection(info, np.zeros(0), verdict="UNDECIDED"))
+    answers = detection(info, np.full(100, 0.5)), detection(info, np.zeros(0), verdict="UNDECIDED")
+    metrics.detection(answers[0], [look_at(np.zeros((100, 8, 8, 3), "u1"))])
+    metrics.detection(answers[1])
+    for answer in answers:
+        metrics.stages(answer.timings_ms)
     metrics.batch([3, 64])
     metrics.in_flight(7)
     metrics.queue(12)
@@ -235,6 +280,7 @@ def exported(info: DetectorInfo) -> set[str]:
     """The names of all series, once everything has happened."""
     metrics = watched(info)
     metrics.request("/v1/detect", 200, 0.2, 1000)
+    metrics.stages(detection(info, np.zeros(0)).timings_ms)
     metrics.problem("broken")
     metrics.batch([3])
     metrics.jobs({})

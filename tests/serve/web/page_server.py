@@ -57,6 +57,8 @@ class Script:
     """Length of the clip; 0 for an image."""
     interval: tuple[float, float] | None = (0.84, 0.95)
     calibrated: bool = True
+    fingerprint: str = FINGERPRINT
+    """Of the detector that answers."""
     steps: int = 1
     """How often a job must be asked for until it is done; its timeline grows on the way."""
     hold: bool = False
@@ -103,7 +105,7 @@ class Script:
             duration_s=self.seconds or None,
             width=WIDTH,
             height=HEIGHT,
-            model=ModelId(name="main", id="v2-base-9f2c41d0", fingerprint=FINGERPRINT),
+            model=ModelId(name="main", id="v2-base-9f2c41d0", fingerprint=self.fingerprint),
             timings_ms=Timings(wait=2, decode=880, queue=4, network=310, total=1210),
             evidence=_evidence(timeline) if explain else [],
             request_id="4be1a0c2d7",

@@ -144,6 +144,20 @@ def test_evidence_is_fetched_once_and_follows_the_chosen_point(
     ]
 
 
+def test_evidence_of_another_detector_comes_with_its_verdict(
+    opened: OpenPage, server: str, script: Script, footage: Path
+) -> None:
+    script.scores = [[0.95] * 6]
+    page = opened(server)
+    judge(page, footage / "clip.webm")
+    script.scores, script.fingerprint = [[0.05] * 6], "5e" * 32
+    page.get_by_role("button", name="Show what the detector heeds").click()
+    page.locator("#pictures img").first.wait_for()
+    assert "No sign of manipulation" in page.locator("#headline").inner_text()
+    assert "exchanged meanwhile" in page.locator("#view-note").inner_text()
+    assert "5e5e" in page.locator("#facts").inner_text()
+
+
 def words(page: Page, script: Script, calibrated: bool | None = True) -> dict[str, Any]:
     """What the page says of the script's detection."""
     detection = script.detection("clip").model_dump(mode="json")
