@@ -17,6 +17,11 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
+def shortened(text: str, letters: int) -> str:
+    """A text cut to so many letters, the last of them an ellipsis."""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
 def first_mistake(error: ValidationError) -> str:
     """The first thing that is wrong with what was read, as `section.name: reason`."""
     first = error.errors()[0]

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from genconvit.recipe.figures import ALL, PAIRS, SetResult, ViewResult
 from genconvit.recipe.report import RecipesReport
-from genconvit.wording import plural
+from genconvit.wording import plural, shortened
 from ray_jobs.output import Output
 
 SHORT = {"cross-validation": "CV", "val split": "val"}
@@ -139,4 +139,4 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return shortened(name, MOST_LETTERS)

@@ -60,17 +60,15 @@ class SelfBlend(nn.Module):
         mask_B1HW = self._draw_mask(images_BCHW)
         ratio_B = torch.tensor(RATIOS)[torch.randint(len(RATIOS), (len(images_BCHW),))]
         ratio_B111 = to_device(ratio_B, images_BCHW.device)[:, None, None, None]
-        if self.seams == 0:
-            share_B1HW, changed_BCHW = mask_B1HW * ratio_B111, _change_face(images_BCHW)
-        else:
+        share_B1HW, changed_BCHW = mask_B1HW * ratio_B111, _change_face(images_BCHW)
+        if self.seams > 0:
             side = images_BCHW.shape[-2]
-            only_seam_B = to_device(torch.rand(len(images_BCHW)) < self.seams, images_BCHW.device)
-            seam_B111 = only_seam_B[:, None, None, None]
+            seam_B = to_device(torch.rand(len(images_BCHW)) < self.seams, images_BCHW.device)
             # 1 where both images would have the same share, 0 where one has all of it.
             band_B1HW = 4 * mask_B1HW * (1 - mask_B1HW)
             smooth_BCHW = blur(images_BCHW, sigma=(SEAM_SIGMA[0] * side, SEAM_SIGMA[1] * side))
-            share_B1HW = torch.where(seam_B111, band_B1HW, mask_B1HW * ratio_B111)
-            changed_BCHW = torch.where(seam_B111, smooth_BCHW, _change_face(images_BCHW))
+            share_B1HW = torch.where(seam_B[:, None, None, None], band_B1HW, share_B1HW)
+            changed_BCHW = torch.where(seam_B[:, None, None, None], smooth_BCHW, changed_BCHW)
         return torch.lerp(images_BCHW, changed_BCHW, share_B1HW), share_B1HW
 
     def _draw_mask(self, images_BCHW: Tensor) -> Tensor:

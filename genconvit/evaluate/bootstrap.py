@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from genconvit.evaluate.estimate import Estimate as Estimate
 from genconvit.evaluate.metrics import clip_metrics
 from genconvit.evaluate.resampling import DRAWS as DRAWS
-from genconvit.evaluate.resampling import drawn_counts, interval, ratio
+from genconvit.evaluate.resampling import drawn_counts, estimated, ratio
 from genconvit.evaluate.resampling import resampled_scores as resampled_scores
 from genconvit.verdict import Verdict
 
@@ -151,17 +151,10 @@ def _point(labels: Sequence[str], verdicts: Sequence[Verdict]) -> tuple[float | 
 def _estimates(point: Sequence[float | None], drawn_MD: NDArray[np.float64]) -> Estimates:
     return Estimates(
         **{
-            name: _estimate(value, drawn_D)
+            name: estimated(value, drawn_D)
             for name, value, drawn_D in zip(METRICS, point, drawn_MD, strict=True)
         }
     )
-
-
-def _estimate(value: float | None, drawn_D: NDArray[np.float64]) -> Estimate:
-    ends = interval(drawn_D)
-    if value is None or ends is None:
-        return Estimate(value=value)
-    return Estimate(value=value, low=ends[0], high=ends[1])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -16,6 +16,8 @@ from matplotlib.ticker import PercentFormatter
 COLOURS = {"fake": "#D55E00", "real": "#0072B2", "undecided": "#8C8C8C"}
 INK, FAINT = "#22272E", "#D5D9DE"
 BEST = "#009E73"
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of lines that are told apart by their colour."""
 
 
 def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from genconvit.evaluate.figure import COLOURS, INK, style
 from genconvit.evaluate.subgroups import LEAST_CLIPS, Subgroup
+from genconvit.wording import shortened
 
 MOST_ROWS = 40
 """More do not fit a page; the lowest are drawn."""
@@ -55,6 +56,4 @@ def group_figure(groups: Sequence[Subgroup]) -> Figure | None:
 
 def _label(group: Subgroup) -> str:
     name = group.value if group.column == "all" else f"{group.column} {group.value}"
-    if len(name) > MOST_LETTERS:
-        name = f"{name[: MOST_LETTERS - 1]}…"
-    return f"{name} ({group.scores.fake} + {group.scores.real})"
+    return f"{shortened(name, MOST_LETTERS)} ({group.scores.fake} + {group.scores.real})"

@@ -86,6 +86,12 @@ def interval(drawn_D: _Floats) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def estimated(value: float | None, drawn_D: _Floats) -> Estimate:
+    """A figure, None where it is undefined, with the interval of its draws."""
+    low, high = interval(drawn_D) or (None, None)
+    return Estimate() if value is None else Estimate(value=value, low=low, high=high)
+
+
 def measured_scores(
     is_fake: ArrayLike,
     p_fake: ArrayLike,
@@ -135,8 +141,7 @@ def measured_share(part_N: _Bools, whole_N: _Bools, groups: Sequence[str]) -> Es
         return Estimate(value=value)
     masks_N2 = np.stack([part_N & whole_N, whole_N], axis=1)
     part_D, whole_D = np.concatenate([counts @ masks_N2 for counts in drawn_counts(groups)]).T
-    low, high = interval(ratio(part_D, whole_D)) or (None, None)
-    return Estimate(value=value, low=low, high=high)
+    return estimated(value, ratio(part_D, whole_D))
 
 
 def resampled_scores(

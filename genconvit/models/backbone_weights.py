@@ -25,8 +25,8 @@ _CONVERTERS = {
 }
 # Every file of the family holds one of these, in timm's names or in the original authors'.
 _FIRST_KEYS = {
-    "backbone": {"stem.0.weight", "downsample_layers.0.0.weight"},
-    "embedder": {"patch_embed.proj.weight"},
+    "backbone": ("stem.0.weight", "downsample_layers.0.0.weight"),
+    "embedder": ("patch_embed.proj.weight",),
 }
 _FOREIGN_HEADS = ("classifier.", "fc.", "head.")
 """Where timm's networks keep the classifier."""
@@ -73,9 +73,9 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
         if not roles:
             raise UserError(
                 f"{file} fits neither model.backbone "
-                f"({min(_first_keys('backbone', backbones.get('backbone')), key=len)} is missing) "
-                "nor model.embedder (patch_embed.proj.weight is missing); give weights of these "
-                "timm models."
+                f"({_first_keys('backbone', backbones.get('backbone'))[0]} is missing) nor "
+                "model.embedder (patch_embed.proj.weight is missing); give weights of these timm "
+                "models."
             )
     for role in backbones.keys() - source.keys():
         logger.warning("%s has no weights for model.%s, which starts untrained", path, role)
@@ -125,11 +125,11 @@ def _part_of(role: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return part or state
 
 
-def _first_keys(role: str, backbone: nn.Module | None) -> set[str]:
+def _first_keys(role: str, backbone: nn.Module | None) -> tuple[str, ...]:
     """Keys of which a file for a backbone holds one; of a foreign one its very first."""
     if backbone is None or type(backbone) in _CONVERTERS:
         return _FIRST_KEYS[role]
-    return {next(iter(backbone.state_dict()))}
+    return (next(iter(backbone.state_dict())),)
 
 
 def _load(role: str, backbone: nn.Module, part: dict[str, Tensor], file: Path) -> None:

@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import NormMlpClassifierHead
+from timm.models import is_model_in_modules
 from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
@@ -53,10 +54,10 @@ def build_backbones(model: ModelSettings) -> tuple[nn.Module, Swin]:
     """
     headless = {"num_classes": 0}
     swin = {**headless, "img_size": model.image_size}
-    if _is_convnext(model.backbone) or model.backbone.split(".")[0] not in timm.list_models():
-        backbone = _build("backbone", model.backbone, model.backbone_kwargs, headless, model)
-    else:
+    if _is_of_another_family(model.backbone):
         backbone = _build_other(model)
+    else:
+        backbone = _build("backbone", model.backbone, model.backbone_kwargs, headless, model)
     embedder = _build("embedder", model.embedder, model.embedder_kwargs, swin, model)
     head = getattr(backbone, "head", None)
     if isinstance(head, NormMlpClassifierHead):
@@ -84,7 +85,7 @@ def backbone_map(backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
 
     A ConvNeXt's is the one after its layer norm.
     """
-    scale_C11 = getattr(backbone, "input_scale", None)
+    scale_C11 = getattr(backbone, "input_scale", None)  # of one that knows another normalisation
     if scale_C11 is not None:
         images_BCHW = images_BCHW * scale_C11 + backbone.input_shift
     map_BCHW: Tensor = backbone.forward_features(images_BCHW)  # type: ignore[operator]
@@ -100,8 +101,9 @@ def swin_map(embedder: Swin, images_BCHW: Tensor) -> Tensor:
     return map_BHWC
 
 
-def _is_convnext(name: str) -> bool:
-    return name.split(".")[0] in timm.list_models(module="convnext")
+def _is_of_another_family(name: str) -> bool:
+    name = name.split(".")[0]
+    return timm.is_model(name) and not is_model_in_modules(name, _MODULES["backbone"])
 
 
 def _build_other(model: ModelSettings) -> nn.Module:
@@ -132,11 +134,12 @@ def _build_other(model: ModelSettings) -> nn.Module:
             f"model.backbone={name!r} must give maps of a 32nd of the image's side, channels "
             "first; take a convolutional network that does."
         )
-    # Normalised by ImageNet's mean and deviation; some networks know other numbers.
-    mean, std = (torch.tensor(backbone.pretrained_cfg[key]) for key in ("mean", "std"))
-    usual_mean, usual_std = map(torch.tensor, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    for what, values in (("scale", usual_std / std), ("shift", (usual_mean - mean) / std)):
-        backbone.register_buffer(f"input_{what}", values[:, None, None], persistent=False)
+    own, usual = backbone.pretrained_cfg, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if (tuple(own["mean"]), tuple(own["std"])) != usual:
+        mean, std = torch.tensor(own["mean"]), torch.tensor(own["std"])
+        usual_mean, usual_std = map(torch.tensor, usual)
+        for what, values in (("scale", usual_std / std), ("shift", (usual_mean - mean) / std)):
+            backbone.register_buffer(f"input_{what}", values[:, None, None], persistent=False)
     return backbone.train()
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.metrics import binary_scores
-from genconvit.evaluate.resampling import DRAWS, drawn_counts, interval, ratio, resampled_scores
+from genconvit.evaluate.resampling import DRAWS, drawn_counts, estimated, ratio, resampled_scores
 from genconvit.evaluate.subgroups import LEAST_CLIPS
 from genconvit.recipe.runs import RunRecord
 
@@ -210,12 +210,12 @@ def _clip_set(judged: Judged, name: str, mask_N: Bools, baseline: str, draws: in
         difference = Estimate()
         if baseline in values:
             value, other = values[recipe], values[baseline]
-            difference = _estimate(
+            difference = estimated(
                 None if value is None or other is None else value - other,
                 drawn[recipe] - drawn[baseline],
             )
         results[recipe] = SetResult(
-            auc=_estimate(values[recipe], drawn[recipe]),
+            auc=estimated(values[recipe], drawn[recipe]),
             difference=difference,
             seeds=seeds,
             mean=fmean(known) if known else None,
@@ -239,7 +239,7 @@ def _pairs_right(judged: Judged, fake_P: Ints, real_P: Ints, draws: int) -> dict
         right_P = (np.sign(p_fake_N[fake_P] - p_fake_N[real_P]) + 1) / 2
         right_N = np.bincount(fake_P, right_P, minlength=total)
         right_D = np.concatenate([counts_DN @ right_N for counts_DN in blocks])
-        results[recipe] = _estimate(float(right_P.mean()), ratio(right_D, pairs_D))
+        results[recipe] = estimated(float(right_P.mean()), ratio(right_D, pairs_D))
     return results
 
 
@@ -267,8 +267,3 @@ def _curve(records: Sequence[RunRecord], seeds: Sequence[int]) -> dict[int, floa
 
 def _auc(is_fake_N: Bools, p_fake_N: Floats) -> float | None:
     return binary_scores(is_fake_N, p_fake_N)["auc"]
-
-
-def _estimate(value: float | None, drawn_D: Floats) -> Estimate:
-    low, high = interval(drawn_D) or (None, None)
-    return Estimate(value=value) if value is None else Estimate(value=value, low=low, high=high)

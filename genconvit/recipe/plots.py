@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from genconvit.evaluate.figure import COLOURS, FAINT, INK, save, style
+from genconvit.evaluate.figure import COLOURS, FAINT, INK, LINES, save, style
 from genconvit.recipe.figures import ClipSet, ViewResult
 from genconvit.recipe.report import RecipesReport
+from genconvit.wording import shortened
 
 COLUMNS = 3
 MOST_LETTERS = 28
-CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, as all figures."""
+CURVES = (*LINES, "#000000")
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -120,4 +120,4 @@ def _curves(names: Sequence[str], views: Sequence[tuple[str, ViewResult]]) -> Fi
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return shortened(name, MOST_LETTERS)

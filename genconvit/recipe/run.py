@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from genconvit.config import Settings
 from genconvit.data.tensors import to_images
-from genconvit.errors import RunEndedError
 from genconvit.evaluate.metrics import mean_by_clip
 from genconvit.models.autoencoder import normalize
 from genconvit.recipe.resident import Crops, Ints, Resident, ResidentEpochs, batches_of
@@ -23,6 +22,7 @@ from genconvit.train.feed import Feed
 from genconvit.train.loop import Data, Trainer, refuse_nan
 from genconvit.train.network import compiles, speed_up, start_network
 from genconvit.train.step import Objective
+from genconvit.train.validate import refuse_bad_scores
 from genconvit.train.watch import Watch
 
 SCORED_ROWS = 256
@@ -131,7 +131,7 @@ def run_recipe(
     curve: dict[int, list[float]] = {}
     for epoch in range(1, train.epochs + 1):
         means = trainer.train_epoch(watch)
-        refuse_nan(means["loss"], means["loss"], epoch)
+        refuse_nan(epoch, means["loss"])
         trainer.end_epoch({"epoch": epoch, "train": means}, means["classification"])
         watch.epoch_done()
         if epoch == train.epochs or (every and epoch % every == 0):
@@ -173,9 +173,6 @@ def score_clips(
             logits = network(x_BCHW, verdict_only=True).logits
         scores.append(logits.double().softmax(dim=1)[:, 0])
     p_fake = torch.cat(scores).cpu().numpy()
-    if not np.isfinite(p_fake).all():
-        raise RunEndedError(
-            "the network's scores are no longer finite; lower train.lr and start again."
-        )
+    refuse_bad_scores(p_fake)
     names = [part.crops.clips[clip].name for clip in part.crops.clip_of[rows]]
     return mean_by_clip(names, p_fake)

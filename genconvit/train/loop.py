@@ -220,7 +220,7 @@ def fit(
             val = validate(state.judge, data.validate(), trainer.objective, device, sample)
             state.reference = val.pop("reference")
         judged = means if val is None else val
-        refuse_nan(means["loss"], judged["loss"], epoch)
+        refuse_nan(epoch, means["loss"], judged["loss"])
         seconds = time.monotonic() - started
         crops = {"train": means["crops"], "val": 0 if val is None else val["crops"]}
         entry = {
@@ -332,13 +332,13 @@ def _refuse_different(network: nn.Module, device: torch.device) -> None:
         raise RunEndedError("the workers' networks have come apart; this is a bug: report it.")
 
 
-def refuse_nan(train_loss: float, val_loss: float, epoch: int) -> None:
+def refuse_nan(epoch: int, *losses: float) -> None:
     """Ends a run whose losses are no longer numbers.
 
     Raises:
         RunEndedError: One is not finite.
     """
-    if not np.isfinite([train_loss, val_loss]).all():
+    if not np.isfinite(losses).all():
         raise RunEndedError(
             f"the loss is no longer finite in epoch {epoch}; lower train.lr or train.clip_grad "
             "and start again."

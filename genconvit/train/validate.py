@@ -68,10 +68,7 @@ def validate(
     everyone = [row for worker in gather_from_workers(rows) for row in worker]
     video_ids, is_fake, p_fake = (np.concatenate(column) for column in zip(*everyone, strict=True))
     means = sums.means()
-    if not np.isfinite(p_fake).all():
-        raise RunEndedError(
-            "the network's scores are no longer finite; lower train.lr and start again."
-        )
+    refuse_bad_scores(p_fake)
     names, clip_p = mean_by_clip(video_ids.tolist(), p_fake)
     fake_clips = set(video_ids[is_fake].tolist())
     clip_is_fake = np.array([name in fake_clips for name in names])
@@ -85,6 +82,18 @@ def validate(
         return figures
     samples = gather_from_workers(sample.scored(own))
     return {**figures, "reference": build_reference((names, clip_p, clip_is_fake), samples)}
+
+
+def refuse_bad_scores(p_fake_N: np.ndarray) -> None:
+    """Ends a run whose network's scores are no longer numbers.
+
+    Raises:
+        RunEndedError: One is not finite.
+    """
+    if not np.isfinite(p_fake_N).all():
+        raise RunEndedError(
+            "the network's scores are no longer finite; lower train.lr and start again."
+        )
 
 
 def labels_of(batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from genconvit.evaluate.aggregate import frame_step
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.localisation.intervals import union, why_not_searched
 from genconvit.evaluate.localisation.splice import SplicedClip
-from genconvit.evaluate.resampling import DRAWS, drawn_counts, interval, ratio, resampled_scores
+from genconvit.evaluate.resampling import DRAWS, drawn_counts, estimated, ratio, resampled_scores
 from genconvit.verdict import Verdict
 
 Spans = Sequence[tuple[float, float]]
@@ -114,7 +114,8 @@ def localisation_scores(
     found_4 = figures(np.ones((1, len(results)), np.int64))[:, 0]
     groups = [truth.group for truth in truths]
     drawn_4D = np.hstack([figures(counts_DN) for counts_DN in drawn_counts(groups, draws, seed)])
-    auc, iou_mean, pooled, rate = map(_estimate, found_4, drawn_4D)
+    values = [None if np.isnan(value) else float(value) for value in found_4]
+    auc, iou_mean, pooled, rate = map(estimated, values, drawn_4D)
     return LocalisationScores(
         clips=len(results),
         frames=len(p_fake_F),
@@ -163,10 +164,3 @@ def _overlap(first: Spans, second: Spans) -> tuple[float, float]:
     first, second = union(first), union(second)
     shared = sum(max(0.0, min(b, d) - max(a, c)) for a, b in first for c, d in second)
     return shared, sum(end - start for start, end in (*first, *second)) - shared
-
-
-def _estimate(value: float, drawn_D: NDArray[np.float64]) -> Estimate:
-    if np.isnan(value):
-        return Estimate()
-    low, high = interval(drawn_D) or (None, None)
-    return Estimate(value=float(value), low=low, high=high)

@@ -14,12 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from genconvit.evaluate.figure import FAINT, INK, save, style
+from genconvit.evaluate.figure import FAINT, INK, LINES, save, style
 from genconvit.evaluate.robustness.distortions import DISTORTIONS
 from genconvit.evaluate.robustness.results import Curve, ModelCurves, RobustnessReport
 
 COLUMNS = 3
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^v"
 AUC, DRIFT, FACES = "robustness_auc.png", "robustness_drift.png", "robustness_faces.png"
 
