@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import ray
+
+from genconvit.data.audit.measure import Features
 from genconvit.data.clip_table import ClipRecord
 from genconvit.data.leakage import leak_sentences
 from genconvit.data.shards import FrameDataset, open_dataset
@@ -23,7 +26,9 @@ from genconvit.recipe.runs import Run, RunRecord, finished, plan_runs, write_rec
 from genconvit.wording import listed, plural
 from ray_jobs.bench_recipe_runs import fit_runs
 from ray_jobs.bench_recipe_table import show
+from ray_jobs.clip_features import split_features
 from ray_jobs.cluster import connected
+from ray_jobs.failures import reason_of
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 from ray_jobs.train_settings import refuse_missing, refuse_unwritable, settings_for
@@ -117,6 +122,7 @@ def bench_recipe(
                     on_epoch=bar.advance,
                     on_record=on_record,
                 )
+        features, unread = _features(dataset, plan)
     records = [done[run.name] for run in runs]
     report = make_report(
         asked,
@@ -127,7 +133,9 @@ def bench_recipe(
         seeds=plan.seeds,
         baseline=baseline,
         at_once=plan.at_once,
+        features=features,
     )
+    report = report.model_copy(update={"notes": [*report.notes, *unread]})
     write_json(out / REPORT, report.model_dump(mode="json"))
     figures = draw_recipes(out, report)
     show(report, output)
@@ -186,6 +194,19 @@ def _refuse_leaking_folds(
             f"{dataset.path} leaks between folds: {leaks[0].rstrip('.').replace('split', 'fold')}; "
             "genconvit audit tells all, and --allow-leakage trains all the same."
         )
+
+
+def _features(
+    dataset: FrameDataset, plan: Plan
+) -> tuple[dict[str, dict[str, Features]], list[str]]:
+    """What is measured of the crops of each split that judges, and why it could not be."""
+    found, notes = {}, []
+    for split in (["train"] if plan.folds else []) + (["val"] if plan.validate else []):
+        try:
+            found[split] = split_features(dataset, split)
+        except ray.exceptions.RayError as error:  # what was trained is worth something without
+            notes.append(f"The crops of the {split} split were not measured: {reason_of(error)}")
+    return found, notes
 
 
 def _ways(plan: Plan) -> str:

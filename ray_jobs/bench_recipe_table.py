@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
+from genconvit.evaluate.shortcuts import FAMILIES, SOURCE, FamilyProbe
 from genconvit.recipe.figures import ALL, PAIRS, SetResult, ViewResult
 from genconvit.recipe.report import RecipesReport
 from genconvit.wording import plural, shortened
@@ -26,6 +27,12 @@ def show(report: RecipesReport, output: Output) -> None:
             output.say(_sources(title, view, report))
         if any(len(own) > 1 for own in view.curve.values()):
             output.say(_epochs(title, view))
+    if any(family for _, view in report.views for family in _measured(view)):
+        output.say(_follows(report))
+        output.say(
+            "What scores follow: Spearman correlation, within each class, of the score with what "
+            "is predicted of it in groups not learned from; about 0 or below is nothing."
+        )
     for recipe in report.recipes:
         for run, reason in recipe.failures.items():
             output.warn(f"{recipe.name}, {run}: {reason}")
@@ -115,6 +122,29 @@ def _sources(title: str, view: ViewResult, report: RecipesReport) -> Table:
         if any(found):
             cells = ["" if one is None else one.auc.text() for one in found]
             table.add_row(_short(recipe.name), *cells)
+    return table
+
+
+def _measured(view: ViewResult) -> list[FamilyProbe]:
+    families = [one for probes in view.score_probes.values() for one in probes.families]
+    return [family for family in families if not family.reason]
+
+
+def _follows(report: RecipesReport) -> Table:
+    table = _table("scores follow", "by", *FAMILIES, SOURCE)
+    for recipe in report.recipes:
+        name = _short(recipe.name)
+        for title, view in report.views:
+            probes = view.score_probes.get(recipe.name)
+            if probes is None:
+                continue
+            # The interval below its value, as four of them side by side do not fit.
+            cells = [
+                "" if one.reason else one.correlation.text().replace(" [", "\n[")
+                for one in probes.families
+            ]
+            table.add_row(name, SHORT[title], *cells)
+            name = ""
     return table
 
 

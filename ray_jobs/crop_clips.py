@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from genconvit.config import PreprocessSettings, SamplingSettings
+from genconvit.data.audit.measure import Features, features_of_crops
 from genconvit.data.crops import ClipCrops, extract_crops
 from genconvit.errors import ClipError, UserError
 from genconvit.storage import is_url
@@ -33,6 +34,21 @@ def crops_of_clip(
 ) -> ClipCrops:
     """The crops of a clip as it is."""
     return extract_crops(path, preprocess, sampling)
+
+
+@dataclass(frozen=True)
+class MeasuredCrops(ClipCrops):
+    """The crops of a clip, with what was measured of them where there are any."""
+
+    features: Features | None = None
+
+
+def measured_crops(
+    path: Path, name: str, preprocess: PreprocessSettings, sampling: SamplingSettings
+) -> MeasuredCrops:
+    """The crops of a clip as it is, measured: a few milliseconds beside the clip's decoding."""
+    found = extract_crops(path, preprocess, sampling)
+    return MeasuredCrops(**vars(found), features=features_of_crops(found.crops))
 
 
 class Deaths(Watch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -27,6 +28,7 @@ from genconvit.evaluate.report import write_evaluation
 from genconvit.evaluate.robustness.section import section_of
 from genconvit.evaluate.score_metrics import FIGURES
 from genconvit.storage import absolute, is_url
+from ray_jobs.clip_features import split_features
 from ray_jobs.cluster import connected
 from ray_jobs.evaluate_scores import command_of, show, stated_fit
 from ray_jobs.evaluated_data import data_of_clips, data_of_shards
@@ -122,6 +124,11 @@ def evaluate(
         notes, where, curves = [], None, None
         if dataset is not None:
             notes = _notes(info, data, dataset, split)
+            try:
+                measured = split_features(dataset, split)
+                rows = [replace(row, features=measured.get(row.name)) for row in rows]
+            except ray.exceptions.RayError as error:  # the verdicts are worth something without
+                notes.append(f"The crops were not measured: {reason_of(error)}")
         calibrated_here = dataset is not None and _calibrated_on(info, dataset, split)
         if localisation:
             dense = Judging(model, info, DENSE, decision, batch_size, output)

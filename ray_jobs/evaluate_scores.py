@@ -108,6 +108,8 @@ def show(report: EvaluationReport, out: Path, output: Output) -> None:
     output.say(evaluation_tables(report))
     for note in report.notes:
         output.say(f"note: {note}")
+    for warning in report.score_probes.warnings if report.score_probes else []:
+        output.warn(warning)
     for failure in report.failures[:20]:
         output.warn(f"{failure.clip}: {failure.reason}")
     output.say(f"Report: {out / 'report.html'}")

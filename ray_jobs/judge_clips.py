@@ -15,12 +15,21 @@ import ray.data
 
 from genconvit.config import DecisionSettings, PreprocessSettings, SamplingSettings
 from genconvit.data.ahead import ahead
+from genconvit.data.audit.measure import Features
 from genconvit.data.crops import Crop, decode_crop
 from genconvit.evaluate.evaluated import CropScore, decide_crops
 from genconvit.predict import Detector, load_detector
 from genconvit.storage import absolute
 from genconvit.verdict import Verdict
-from ray_jobs.crop_clips import Cropped, CropsOf, Deaths, crop_part, crops_of_clip, one_row
+from ray_jobs.crop_clips import (
+    Cropped,
+    CropsOf,
+    Deaths,
+    MeasuredCrops,
+    crop_part,
+    crops_of_clip,
+    one_row,
+)
 from ray_jobs.extract_plan import into_parts
 from ray_jobs.extract_tasks import Task
 from ray_jobs.scorers import Scorers
@@ -61,6 +70,7 @@ class Judged:
         failure_kind: Why, in a word or two; else empty.
         failure: The same as a sentence.
         seconds: What decoding, cropping and scoring took.
+        features: Of its crops, where `measured_crops` gave them.
     """
 
     task: Task
@@ -69,6 +79,7 @@ class Judged:
     failure_kind: str
     failure: str
     seconds: float
+    features: Features | None
 
 
 def judge_clips(
@@ -155,7 +166,9 @@ class _Scorer:
                 frames = clip.found.frames_sampled
                 verdict = decide_crops(clip.task.clip.name, crops, frames, decision)
             spent = clip.seconds + seconds * len(crops)
-            judged.append(Judged(clip.task, verdict, crops, clip.failure_kind, clip.failure, spent))
+            failure = (clip.failure_kind, clip.failure)
+            features = clip.found.features if isinstance(clip.found, MeasuredCrops) else None
+            judged.append(Judged(clip.task, verdict, crops, *failure, spent, features))
         return judged
 
 

@@ -20,6 +20,7 @@ from genconvit.errors import UserError
 from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
 from genconvit.predict import load_detector
 from genconvit.storage import absolute
+from ray_jobs.crop_clips import measured_crops
 from ray_jobs.extract_tasks import Task
 from ray_jobs.judge_clips import Judged, Scoring, judge_clips
 from ray_jobs.output import Output
@@ -67,7 +68,7 @@ class Judging:
         )
         rows: dict[str, EvaluatedClip] = {}
         with self.output.bar("judging", total=len(clips)) as bar:
-            for some in judge_clips([Task(clip) for clip in clips], scoring):
+            for some in judge_clips([Task(clip) for clip in clips], scoring, measured_crops):
                 rows |= {judged.task.clip.name: _row(judged) for judged in some}
                 bar.advance(count=len(some))
         return [rows[clip.name] for clip in clips]
@@ -135,7 +136,8 @@ def _row(judged: Judged) -> EvaluatedClip:
     columns = {**clip.columns, "split": clip.split} if clip.split else clip.columns
     about = (clip.group, clip.method, clip.source, columns)
     failure = judged.failure or None
-    return EvaluatedClip(clip.name, clip.label, judged.verdict, failure, *about, judged.crops)
+    scored = (judged.crops, judged.features)
+    return EvaluatedClip(clip.name, clip.label, judged.verdict, failure, *about, *scored)
 
 
 class _CropScorer:

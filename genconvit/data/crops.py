@@ -249,12 +249,21 @@ def decode_crop(jpeg: bytes, size: int) -> NDArray[np.uint8]:
     Raises:
         ClipError: The bytes are no image.
     """
+    return _resize(decode_stored(jpeg), size)
+
+
+def decode_stored(jpeg: bytes) -> NDArray[np.uint8]:
+    """A stored crop as (S, S, 3) RGB in the size S in which it was stored.
+
+    Raises:
+        ClipError: The bytes are no image.
+    """
     image = None
     if jpeg:
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ClipError("a stored crop is not a readable JPEG; extract its clip again")
-    return _resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _resize(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -71,6 +71,8 @@ class EvaluatedClip:
     """What else the list of clips says of it."""
     crops: Sequence[CropScore] = ()
     """Scores of its crops, where they are known."""
+    features: Sequence[float] | None = None
+    """What was measured of its crops (`genconvit.data.audit.measure`), where they were at hand."""
 
     def __post_init__(self) -> None:
         if (self.verdict is None) == (self.failure is None):

@@ -22,6 +22,7 @@ from genconvit.evaluate.metrics import VERDICTS, ClipMetrics, clip_metrics
 from genconvit.evaluate.resampling import DRAWS, measured_share
 from genconvit.evaluate.robustness.section import RobustnessSection
 from genconvit.evaluate.score_metrics import ScoreMetrics, score_metrics
+from genconvit.evaluate.shortcuts import ScoreProbes, score_probes
 from genconvit.evaluate.subgroups import Subgroups, clip_figures, subgroups
 from genconvit.verdict import Verdict
 
@@ -56,6 +57,9 @@ class EvaluationReport(BaseModel):
     )
     subgroups: Subgroups | None = Field(description="None without labels.")
     aggregations: list[AggregationResult] = Field(description=CHOOSE)
+    score_probes: ScoreProbes | None = Field(
+        None, description="What scores follow within the classes; None without labels."
+    )
     evidence: list[dict[str, Any]] = Field(
         default_factory=list,
         description="Of the worst clips, where they were explained: the crop, and the findings of "
@@ -117,6 +121,7 @@ def evaluation_of(
         stated_error=stated,
         subgroups=subgroups(measured, decision.threshold) if labels else None,
         aggregations=compare_aggregations(measured, decision),
+        score_probes=_score_probes(measured) if labels else None,
         failures=[ClipFailure(clip=row.name, reason=row.failure) for row in rows if row.failure],
         notes=[*notes, *_notes(rows, decision)],
     )
@@ -140,6 +145,17 @@ def _crop_figures(
         return None
     is_fake, p_fake = zip(*crops, strict=True)
     return score_metrics(is_fake, p_fake, decision.threshold)
+
+
+def _score_probes(measured: Sequence[EvaluatedClip]) -> ScoreProbes:
+    scores = [row.verdict.probability_fake if row.verdict else None for row in measured]
+    return score_probes(
+        [row.label == "fake" for row in measured],
+        [np.nan if score is None else score for score in scores],
+        [row.group for row in measured],
+        [row.source for row in measured],
+        [row.features for row in measured],
+    )
 
 
 def _decided(measured: Sequence[EvaluatedClip]) -> dict[str, Estimate]:

@@ -14,6 +14,7 @@ from genconvit.evaluate.evaluation_tables import NAMES
 from genconvit.evaluate.evaluation_text import summary
 from genconvit.evaluate.pages import data_uri, facts, render
 from genconvit.evaluate.score_metrics import FIGURES
+from genconvit.evaluate.shortcuts import ABOUT
 
 TITLES = {
     "roc_curve": "ROC curve",
@@ -55,6 +56,7 @@ def evaluation_page(
         width=WIDTH,
         height=HEIGHT,
         choose=CHOOSE,
+        about_probes=ABOUT,
         figure_names=[(NAMES.get(name, name), name) for name in FIGURES],
         wide=WIDE,
         figures=[(_title(path), data_uri(path.read_bytes(), "image/png")) for path in figures],

@@ -12,6 +12,7 @@ from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.evaluation import EvaluationReport
 from genconvit.evaluate.pages import percent
 from genconvit.evaluate.score_metrics import FIGURES
+from genconvit.evaluate.shortcuts import ABOUT, ScoreProbes
 from genconvit.evaluate.subgroups import Subgroups, WorstGroup
 from genconvit.evaluate.terminal import metrics_table
 
@@ -44,6 +45,8 @@ def evaluation_tables(report: EvaluationReport) -> RenderableType:
         parts.append(subgroups_table(report.subgroups))
     if report.aggregations:
         parts.append(aggregations_table(report.aggregations))
+    if report.score_probes:
+        parts.append(probes_table(report.score_probes))
     return Group(*parts)
 
 
@@ -106,6 +109,19 @@ def aggregations_table(results: list[AggregationResult]) -> Table:
         table.add_row(
             f"{result.name}{used}", *(_two_lines(getattr(result, name)) for name in COMPARED)
         )
+    return table
+
+
+def probes_table(probes: ScoreProbes) -> RenderableType:
+    """A row a family of features that could be measured; why others could not, below."""
+    if all(family.reason for family in probes.families):
+        return Text("\n".join(["What scores follow", *probes.reasons]))
+    table = _table(
+        "", "correlation", "most of all", title="What scores follow", notes=[ABOUT, *probes.reasons]
+    )
+    for family in probes.families:
+        if not family.reason:
+            table.add_row(family.name, family.correlation.text(), family.strongest_text)
     return table
 
 

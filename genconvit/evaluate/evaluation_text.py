@@ -16,8 +16,9 @@ CHANCE = 0.5
 def summary(report: EvaluationReport) -> list[str]:
     """What a reader should know first, a sentence or two a paragraph."""
     where = [report.localisation.sentence()] if report.localisation else []
+    follows = report.score_probes.warnings if report.score_probes else []
     return [*_verdicts(report), *_ranking(report), *_errors(report), *_groups(report), *where,
-            *_robustness(report), *_trust(report)]  # fmt: skip
+            *_robustness(report), *follows, *_trust(report)]  # fmt: skip
 
 
 def _verdicts(report: EvaluationReport) -> list[str]:

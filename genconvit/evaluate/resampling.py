@@ -217,6 +217,34 @@ def resampled_figures(
     return figures
 
 
+def resampled_spearman(x_N: _Floats, y_N: _Floats, counts_DN: _Counts) -> _Floats:
+    """Spearman's rank correlation (D) of many draws from the same clips: that of
+    `scipy.stats.spearmanr`, found for all draws at once.
+
+    Args:
+        x_N: Values, finite.
+        y_N: Others.
+        counts_DN: How often each draw has each clip.
+
+    Returns:
+        NaN for draws in which all of `x_N` or all of `y_N` are equal.
+    """
+    x_DN, y_DN = (_drawn_ranks(values_N, counts_DN) for values_N in (x_N, y_N))
+    x_sum_D, y_sum_D = (counts_DN * x_DN * x_DN).sum(axis=1), (counts_DN * y_DN * y_DN).sum(axis=1)
+    return ratio((counts_DN * x_DN * y_DN).sum(axis=1), np.sqrt(x_sum_D * y_sum_D))
+
+
+def _drawn_ranks(values_N: _Floats, counts_DN: _Counts) -> _Floats:
+    """The rank (D, N) of each clip in each draw, less the mean; equal ones share theirs."""
+    distinct_K, place_N = np.unique(values_N, return_inverse=True)
+    order = np.argsort(place_N, kind="stable")
+    first_K = np.searchsorted(place_N[order], np.arange(len(distinct_K)))
+    own_DK = np.add.reduceat(counts_DN[:, order], first_K, axis=1)
+    below_DK = own_DK.cumsum(axis=1) - own_DK
+    rank_DK = below_DK + own_DK / 2 - counts_DN.sum(axis=1, keepdims=True) / 2
+    return rank_DK[:, place_N]
+
+
 class _Curves:
     """The ROC curves of D draws that have both classes: a point for each of the K scores."""
 

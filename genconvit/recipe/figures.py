@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from genconvit.evaluate.estimate import Estimate
 from genconvit.evaluate.metrics import binary_scores
 from genconvit.evaluate.resampling import DRAWS, drawn_counts, estimated, ratio, resampled_scores
+from genconvit.evaluate.shortcuts import ScoreProbes, score_probes
 from genconvit.evaluate.subgroups import LEAST_CLIPS
 from genconvit.recipe.runs import RunRecord
 
@@ -37,6 +38,7 @@ class Judged:
         groups: Groups (N).
         sources: Sources (N).
         scores: P(fake) (S, N) of each seed, by recipe. Recipes may have different seeds.
+        folds: The fold in which each was held out (N): the networks of a fold judged it.
     """
 
     clips: tuple[str, ...]
@@ -44,6 +46,7 @@ class Judged:
     groups: tuple[str, ...]
     sources: tuple[str, ...]
     scores: dict[str, Floats]
+    folds: tuple[str, ...]
 
 
 class SetResult(BaseModel):
@@ -84,6 +87,9 @@ class ViewResult(BaseModel):
     curve: dict[str, dict[int, float]] = Field(
         description="Mean over seeds of the AUC over all clips, after some epochs, by recipe."
     )
+    score_probes: dict[str, ScoreProbes] = Field(
+        description="What the mean score of all seeds follows within the classes, by recipe."
+    )
 
 
 def pool(records: Sequence[RunRecord], epoch: int | None = None) -> dict[int, dict[str, float]]:
@@ -111,13 +117,14 @@ def judged_clips(records: Mapping[str, Sequence[RunRecord]], runs_a_seed: int) -
         None where no recipe has a whole seed.
     """
     scores: dict[str, Floats] = {}
-    known: dict[str, tuple[str, str, str]] = {}
+    known: dict[str, tuple[str, str, str, str]] = {}
     names: list[str] = []
     for recipe, own in records.items():
         whole = set(whole_seeds(own, runs_a_seed))
         kept = [record for record in own if record.seed in whole]
         for record in kept:
-            about = zip(record.labels, record.groups, record.sources, strict=True)
+            fold = [record.fold] * len(record.clips)
+            about = zip(record.labels, record.groups, record.sources, fold, strict=True)
             known |= dict(zip(record.clips, about, strict=True))
         names = sorted(known)
         if kept:
@@ -127,9 +134,9 @@ def judged_clips(records: Mapping[str, Sequence[RunRecord]], runs_a_seed: int) -
             )
     if not scores:
         return None
-    labels, groups, sources = zip(*(known[name] for name in names), strict=True)
+    labels, groups, sources, folds = zip(*(known[name] for name in names), strict=True)
     is_fake_N = np.array([label == "fake" for label in labels])
-    return Judged(tuple(names), is_fake_N, groups, sources, scores)
+    return Judged(tuple(names), is_fake_N, groups, sources, scores, folds)
 
 
 def whole_seeds(records: Sequence[RunRecord], runs_a_seed: int) -> list[int]:
@@ -139,7 +146,11 @@ def whole_seeds(records: Sequence[RunRecord], runs_a_seed: int) -> list[int]:
 
 
 def view_result(
-    records: Mapping[str, Sequence[RunRecord]], runs_a_seed: int, baseline: str, draws: int = DRAWS
+    records: Mapping[str, Sequence[RunRecord]],
+    runs_a_seed: int,
+    baseline: str,
+    draws: int = DRAWS,
+    features: Mapping[str, Sequence[float]] | None = None,
 ) -> ViewResult | None:
     """All figures of a view.
 
@@ -148,6 +159,8 @@ def view_result(
         runs_a_seed: Runs that a whole seed has: the folds, or 1.
         baseline: The recipe that others are compared with.
         draws: Sets of groups to draw.
+        features: Of the clips, by name (`genconvit.data.audit.measure`); None where they could not
+            be read.
 
     Returns:
         None where no recipe has a whole seed.
@@ -163,6 +176,18 @@ def view_result(
         pairs_right=_pairs_right(judged, fake_P, real_P, draws),
         seeds=seeds,
         curve={recipe: _curve(own, seeds[recipe]) for recipe, own in records.items()},
+        score_probes={
+            recipe: score_probes(
+                judged.is_fake,
+                scores_SN.mean(axis=0),
+                judged.groups,
+                judged.sources,
+                [(features or {}).get(name) for name in judged.clips],
+                draws,
+                judged.folds,
+            )
+            for recipe, scores_SN in judged.scores.items()
+        },
     )
 
 

@@ -68,6 +68,7 @@ def make_report(
     baseline: str,
     at_once: int,
     draws: int = DRAWS,
+    features: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> RecipesReport:
     """Puts runs together.
 
@@ -81,6 +82,8 @@ def make_report(
         baseline: The recipe that others are compared with.
         at_once: Runs that shared a device.
         draws: Sets of groups to draw.
+        features: Of the clips of each split, by name; without a split whose crops could not be
+            measured.
     """
     done = [record for record in records if record.failure is None]
     own = {recipe.name: [r for r in done if r.recipe == recipe.name] for recipe in recipes}
@@ -102,8 +105,10 @@ def make_report(
         for recipe in recipes
     ]
     cv, val = (
-        view_result(runs, count, baseline, draws) if any(runs.values()) else None
-        for runs, count in ((held_out, folds), (by_val, 1))
+        view_result(runs, count, baseline, draws, (features or {}).get(split))
+        if any(runs.values())
+        else None
+        for runs, count, split in ((held_out, folds, "train"), (by_val, 1, "val"))
     )
     return RecipesReport(
         data=data,
@@ -148,4 +153,21 @@ def _notes(
             f"{title.capitalize()}: {listed(short)} failed in a part of {plural(seeds, 'seed')}; "
             "the figures are of the others."
         )
+    return notes + _probe_notes(title.capitalize(), view)
+
+
+def _probe_notes(title: str, view: ViewResult) -> list[str]:
+    """Warnings of each recipe, and what could not be measured, which is the same for most."""
+    notes = [
+        f"{title}, {name}: {warning}"
+        for name, probes in view.score_probes.items()
+        for warning in probes.warnings
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, probes in view.score_probes.items():
+        for reason in probes.reasons:
+            reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        whose = "" if len(names) == len(view.score_probes) else f", {listed(names)}"
+        notes.append(f"{title}{whose}, what scores follow: {reason}")
     return notes

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import binom
+from scipy.stats import binom, spearmanr
 
 from genconvit.evaluate.metrics import binary_scores
 from genconvit.evaluate.resampling import (
@@ -17,12 +17,26 @@ from genconvit.evaluate.resampling import (
     measured_share,
     resampled_figures,
     resampled_scores,
+    resampled_spearman,
 )
 from genconvit.evaluate.score_metrics import score_metrics
 
 # Two decimals: scores tie often.
 SCORE = st.integers(0, 100).map(lambda step: step / 100)
 PAIRS = st.lists(st.tuples(st.booleans(), SCORE), min_size=1, max_size=30)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(SCORE, SCORE), min_size=2, max_size=30), st.integers(0, 2**32))
+def test_a_draw_is_correlated_like_the_clips_in_it(pairs: list, seed: int) -> None:
+    x, y = np.array(pairs, dtype=float).T
+    counts = np.random.default_rng(seed).integers(0, 4, (5, len(pairs)))
+    for count, found in zip(counts, resampled_spearman(x, y, counts), strict=True):
+        drawn = np.repeat(x, count), np.repeat(y, count)
+        if min(len(set(values)) for values in drawn) < 2:
+            assert np.isnan(found)
+        else:
+            assert found == pytest.approx(spearmanr(*drawn).statistic, abs=1e-9)
 
 
 @settings(max_examples=40)

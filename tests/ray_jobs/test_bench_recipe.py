@@ -92,6 +92,13 @@ def test_recipes_are_compared_and_nothing_is_run_twice(
     assert (everything["name"], everything["clips"]) == ("all", 8)
     assert set(everything["results"]) == {"ours", "no-attention"}
     assert set(report["cv"]["curve"]["ours"]) == {"1", "2"}
+    # Eight clips of four groups cannot tell what scores follow, and that is said.
+    families = report["cv"]["score_probes"]["ours"]["families"]
+    assert {family["reason"] for family in families} == {
+        "4 groups of clips cannot tell, it takes 10"
+    }
+    assert {family["clips"] for family in families} == {8}
+    assert any("what scores follow: Not measured" in note for note in report["notes"])
     assert report["val"] is None
     for name in ("recipes.json", "recipes.png", "recipe_epochs.png"):
         assert (out / name).stat().st_size > 500
@@ -160,6 +167,8 @@ def test_the_tables_fit_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[s
     assert "…" not in text
     for words in ("reconstruction-only CV ", "less ours", "val", "s0 (", "epoch 2", "failed"):
         assert words in text, words
+    follow = text[text.index("scores follow") :]
+    assert all(word in follow for word in ("resolution", "compression", "framing", "source"))
     [line, *_] = [line for line in text.splitlines() if line.startswith(" reconstruction-only CV")]
     assert "]" in line and "%" in line
     assert "broken, seed 0, fold1: out of memory" in capsys.readouterr().err

@@ -82,6 +82,13 @@ def test_shards_are_judged_as_the_clips_they_are_of(
         "digest of the detector&#39;s training data" in (tmp_path / "b" / "report.html").read_text()
     )
     assert report["clips"] == 40
+    # The crops were measured either way; ten groups are needed to say more.
+    assert len(in_shards) == 8
+    for found, clips_measured, groups in ((of_shards, 8, 2), (report, 40, 10)):
+        families = found["score_probes"]["families"]
+        assert {family["clips"] for family in families} == {clips_measured}
+        few = f"{groups} groups of clips cannot tell, it takes 10" if groups < 10 else ""
+        assert [family["reason"] for family in families[:3]] == [few] * 3
     assert report["metrics"]["auc"] is not None
     assert report["crop_scores"]["auc"] is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from genconvit.overrides import parse_assignment, resolve_settings
@@ -45,7 +47,9 @@ def records(
     return found
 
 
-def report(*names: str) -> RecipesReport:
+def report(
+    *names: str, features: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+) -> RecipesReport:
     """Three seeds and two folds of each, judged by the val split, too; the last one failed."""
     generator = np.random.default_rng(0)
     runs: list[RunRecord] = []
@@ -73,4 +77,5 @@ def report(*names: str) -> RecipesReport:
         baseline=names[0],
         at_once=1,
         draws=DRAWS,
+        features=features,
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,7 +96,7 @@ def test_sets_leave_out_what_is_small_or_has_one_class() -> None:
                                           lift=0.5)}, 1)  # fmt: skip
     assert small is not None
     lonely = [f"g{number}" for number in range(40)]
-    alone = type(small)(small.clips, small.is_fake, tuple(lonely), ("s",) * 40, small.scores)
+    alone = replace(small, groups=tuple(lonely), sources=("s",) * 40)
     assert [name for name, _ in sets_of(alone)] == ["all", "source s"]
 
 

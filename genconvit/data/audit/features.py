@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import rfft2
 
+from genconvit.data.video import evenly_spaced
+
+Columns = Mapping[str, Sequence[Any]]
+"""Columns of a shard, by name."""
+SAMPLED = 4
+"""Crops of a clip whose pixels are looked at, evenly spaced."""
 RINGS = 8
 MIDDLE = 128
 """Side of the square that is measured: four times as fast as a whole crop of 224 px."""
@@ -21,6 +28,46 @@ SPECTRUM = (
     *(f"spectrum {100 * ring // RINGS} to {100 * (ring + 1) // RINGS} %" for ring in range(RINGS)),
     *("sharpness", "8 px blocks"),
 )
+
+
+def sampled_rows(rows: Sequence[int], values: Columns) -> list[int]:
+    """`SAMPLED` rows of a clip, or all where there are fewer, of all its tracks and times.
+
+    Args:
+        rows: Those of the clip, at least one.
+        values: `track` and `frame_index` of all rows.
+    """
+    ordered = sorted(rows, key=lambda row: (values["track"][row], values["frame_index"][row]))
+    return [ordered[at] for at in evenly_spaced(len(ordered), min(SAMPLED, len(ordered)))]
+
+
+def clip_features(
+    rows: Sequence[int],
+    values: Columns,
+    jpeg_bytes_N: NDArray[np.int64],
+    spectra: Mapping[int, NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """What a clip has of all `feature_names`.
+
+    Args:
+        rows: Those of the clip, at least one.
+        values: `box`, `face_score`, `frame_index` and `time_s` of all rows.
+        jpeg_bytes_N: Size of the crop of each of all N rows.
+        spectra: Of `spectrum_features`, for the sampled rows that could be decoded.
+
+    Returns:
+        NaN for `SPECTRUM` where none could be.
+    """
+    own = [spectra[row] for row in rows if row in spectra]
+    metadata = metadata_features(
+        np.array([values["box"][row] for row in rows], np.int64),
+        np.array([values["face_score"][row] for row in rows], np.float64),
+        jpeg_bytes_N[list(rows)],
+        np.array([values["frame_index"][row] for row in rows], np.int64),
+        np.array([values["time_s"][row] for row in rows], np.float64),
+    )
+    spectrum = np.mean(own, axis=0) if own else np.full(len(SPECTRUM), np.nan)
+    return np.concatenate([metadata, spectrum])
 
 
 def metadata_features(

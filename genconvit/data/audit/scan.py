@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from genconvit.data.audit.features import SPECTRUM, metadata_features, spectrum_features
+from genconvit.data.audit.features import clip_features, sampled_rows, spectrum_features
 from genconvit.data.audit.hashes import (
     COARSE_BYTES,
     FINE_BYTES,
@@ -23,11 +23,8 @@ from genconvit.data.audit.hashes import (
     thumbnail,
 )
 from genconvit.data.shards import SCHEMA, Shard
-from genconvit.data.video import evenly_spaced
 from genconvit.folder import Folder
 
-SAMPLED = 4
-"""Crops of a clip that are hashed and measured, evenly spaced."""
 OF_A_CLIP = ("label", "group", "source", "method", "split")
 KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("video_id", "group", "split", "method", "source"), (str, "text")),
@@ -130,7 +127,7 @@ def _scan_file(scan: ShardScan, shard: Shard, file: pq.ParquetFile) -> None:
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row in sound:
         rows_of[values["video_id"][row]].append(row)
-    wanted = {row for rows in rows_of.values() for row in _sampled(rows, values)}
+    wanted = {row for rows in rows_of.values() for row in sampled_rows(rows, values)}
     sizes_N, samples = _decode(scan, file, set(sound), wanted)
     _keep(scan, values, rows_of, sizes_N, samples)
 
@@ -170,12 +167,6 @@ def _check_rows(
             scan.problem(f"{name}: split {values['split'][row]} in a shard of {shard.split}", row)
         elif known != first.setdefault(name, known):
             scan.problem(f"{name}: its rows differ in {' or '.join(OF_A_CLIP)}", row)
-
-
-def _sampled(rows: list[int], values: dict[str, list[Any]]) -> list[int]:
-    """Some rows of a clip, of all its tracks and times."""
-    ordered = sorted(rows, key=lambda row: (values["track"][row], values["frame_index"][row]))
-    return [ordered[at] for at in evenly_spaced(len(ordered), min(SAMPLED, len(ordered)))]
 
 
 def _decode(
@@ -230,18 +221,10 @@ def _keep(
     clip_of, row_of = [], []
     for number, (name, rows) in enumerate(rows_of.items()):
         own = [row for row in rows if row in samples]
-        spectra = [samples[row][1] for row in own]
-        spectrum = np.mean(spectra, axis=0) if own else np.full(len(SPECTRUM), np.nan)
-        metadata = metadata_features(
-            np.array([values["box"][row] for row in rows], np.int64),
-            np.array([values["face_score"][row] for row in rows], np.float64),
-            jpeg_bytes_N[rows],
-            np.array([values["frame_index"][row] for row in rows], np.int64),
-            np.array([values["time_s"][row] for row in rows], np.float64),
-        )
         known = {name: values[name][rows[0]] for name in OF_A_CLIP}
         tracks = len({values["track"][row] for row in rows})
-        features = np.concatenate([metadata, spectrum])
+        spectra = {row: samples[row][1] for row in own}
+        features = clip_features(rows, values, jpeg_bytes_N, spectra)
         scan.clips.append(
             ScannedClip(name, crops=len(rows), tracks=tracks, features=features, **known)
         )
