@@ -220,6 +220,11 @@ class AugmentSettings(Section):
     Plain names are the probability that a crop gets it; the others are its strength.
     """
 
+    match_face_size: bool = Field(
+        False,
+        description="Take detail from crops until face sizes in the frames are alike in both "
+        "classes.",
+    )
     flip: float = Field(0.5, ge=0.0, le=1.0, description="Mirror left and right: probability.")
     affine: float = Field(
         0.2, ge=0.0, le=1.0, description="Rotation, shift and scale: probability."

@@ -17,7 +17,7 @@ from genconvit.config import TrainSettings
 from genconvit.data.plan import Chunk
 from genconvit.data.shards import FrameDataset
 from genconvit.errors import UserError
-from genconvit.recipe.resident import Crops, read_crops
+from genconvit.recipe.resident import COLUMNS, Crops, read_crops
 from genconvit.recipe.run import Part, RunScores, run_recipe
 from genconvit.recipe.runs import VAL, Run, RunRecord, record_of
 from genconvit.train.feed import Batch
@@ -157,7 +157,7 @@ def _decoded(image_size: int, chunks: Iterable[Chunk]) -> Iterator[Batch]:
     ahead = max(1, int(DECODING_AHEAD * Resources.of_cluster().cpus))
     waiting: deque[Any] = deque()
     for chunk in chunks:
-        waiting.append(load.remote({"chunk": [pickle.dumps(chunk)]}, image_size, ("video_id",)))
+        waiting.append(load.remote({"chunk": [pickle.dumps(chunk)]}, image_size, COLUMNS))
         if len(waiting) >= ahead:
             yield ray.get(waiting.popleft())
     while waiting:

@@ -33,8 +33,9 @@ from ray_jobs.bench_train_worker import (
     since_start,
 )
 from ray_jobs.cluster import Resources, train_budget
-from ray_jobs.stream import Batch, start_workers, stream
+from ray_jobs.stream import Batch, start_workers
 from ray_jobs.train_worker import wrap
+from ray_jobs.training_stream import training_stream
 
 ALONE_STEPS = 10
 """Steps without exchange of gradients; the first two of them do not count."""
@@ -143,16 +144,14 @@ def _streamed(config: dict[str, Any]) -> dict[str, Any]:
         rows=rows,
     )
 
+    train = training_stream(
+        epochs, settings, batch_size=rows, num_cpus=config["data_cpus"], rank=rank
+    )
+
     def batches() -> Iterator[Batch]:
         for epoch in itertools.count(1):
-            found = stream(
-                epochs.train(epoch),
-                image_size=settings.model.image_size,
-                batch_size=rows,
-                num_cpus=config["data_cpus"],
-            )
             # The last one of an epoch may be smaller, and is no step to time.
-            yield from (batch for batch in found if len(batch["image"]) == rows)
+            yield from (batch for batch in train(epoch, 0) if len(batch["image"]) == rows)
 
     endless = batches()
     watch = Watch(settings, step.state, device, lambda *_: None, lambda event: None, lambda: "")

@@ -30,6 +30,7 @@ from genconvit.train.watch import Event
 from genconvit.wording import plural
 from ray_jobs.failures import reason_of
 from ray_jobs.stream import stream
+from ray_jobs.training_stream import training_stream
 
 OUT_OF_MEMORY = (
     "a GPU has too little memory for the run; lower --batch-size (or give auto), or take "
@@ -97,12 +98,7 @@ def _train(config: dict[str, Any]) -> None:
         rank=rank,
         world=world,
     )
-    read = partial(
-        stream,
-        image_size=settings.model.image_size,
-        num_cpus=config["data_cpus"],
-        cache=config["cache"],
-    )
+    decoding = {"num_cpus": config["data_cpus"], "cache": config["cache"]}
     os.environ.update(config["logger_variables"] if rank == 0 else {})
     loggers = (
         build_loggers(
@@ -139,11 +135,15 @@ def _train(config: dict[str, Any]) -> None:
             network,
             Data(
                 # 3. Ray Data decodes in tasks beside the training.
-                train=lambda epoch, skip: read(epochs.train(epoch, skip), batch_size=plan.rows),
-                validate=lambda: read(
+                train=training_stream(
+                    epochs, settings, batch_size=plan.rows, rank=rank, **decoding
+                ),
+                validate=lambda: stream(
                     epochs.validate(),
+                    image_size=settings.model.image_size,
                     batch_size=max(plan.rows, min(4 * plan.rows, VALIDATION_ROWS)),
                     columns=("label", "video_id", "box"),
+                    **decoding,
                 ),
                 rows=epochs.rows,
                 class_counts=epochs.class_counts,

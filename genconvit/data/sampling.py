@@ -54,13 +54,7 @@ def read_index(groups: Sequence[Sequence[RowGroup]]) -> RowIndex:
     Args:
         groups: Those of each dataset.
     """
-    tables: list[pa.Table] = []
-    for number, members in enumerate(groups):
-        for path in dict.fromkeys(group.path for group in members):
-            with open_parquet(path) as file:
-                table = file.read(columns=["label", "method", "video_id"])
-            tables.append(table.append_column("dataset", pa.array(np.full(len(table), number))))
-    rows = pa.concat_tables(tables)
+    rows = _read(groups, "label", "method", "video_id")
     names = pc.binary_join_element_wise(rows["dataset"].cast(pa.string()), rows["video_id"], "\x00")
     methods = pc.binary_join_element_wise(rows["label"].cast(pa.string()), rows["method"], "\x00")
     flat = [group for members in groups for group in members]
@@ -74,6 +68,24 @@ def read_index(groups: Sequence[Sequence[RowGroup]]) -> RowIndex:
         _numbered(names),
         rows["dataset"].to_numpy(),
     )
+
+
+def read_faces(groups: Sequence[Sequence[RowGroup]]) -> tuple[Ints, Ints]:
+    """Face boxes (N, 4) and labels (N) of all rows, in the order of `read_index`."""
+    rows = _read(groups, "box", "label")
+    boxes = rows["box"].combine_chunks().flatten().to_numpy().astype(np.int64)
+    return boxes.reshape(-1, 4), rows["label"].to_numpy().astype(np.int64)
+
+
+def _read(groups: Sequence[Sequence[RowGroup]], *columns: str) -> pa.Table:
+    """Columns of all rows, and the number of the `dataset` that each is of."""
+    tables: list[pa.Table] = []
+    for number, members in enumerate(groups):
+        for path in dict.fromkeys(group.path for group in members):
+            with open_parquet(path) as file:
+                table = file.read(columns=list(columns))
+            tables.append(table.append_column("dataset", pa.array(np.full(len(table), number))))
+    return pa.concat_tables(tables)
 
 
 def choose_rows(index: RowIndex, settings: StreamSettings, seed: int) -> Ints:

@@ -25,7 +25,7 @@ from genconvit.data.plan import (
     whole,
     without_first,
 )
-from genconvit.data.sampling import RowIndex, choose_rows, pieces_of, read_index
+from genconvit.data.sampling import RowIndex, choose_rows, pieces_of, read_faces, read_index
 from genconvit.data.shards import FrameDataset, RowGroup, digest_of, open_dataset
 from genconvit.errors import UserError
 
@@ -244,6 +244,14 @@ class Epochs:
         mine = deal(pieces, self._world, equal=True)[self._rank]
         planned = chunks(mine, chunk_rows(self._batch_size), shuffle_seed=seed * 4_099 + self._rank)
         return without_first(planned, skip * self._batch_size)
+
+    def faces(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Face boxes (N, 4) and labels (N) of training crops as all workers have them in an epoch.
+
+        Each epoch may draw other crops, but in the same proportions.
+        """
+        boxes, labels = read_faces(self._data.row_groups("train"))
+        return (boxes[self._example], labels[self._example]) if self._chosen else (boxes, labels)
 
     def validate(self) -> list[Chunk]:
         """This worker's share of the validation crops; each is in one share."""

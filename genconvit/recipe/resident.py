@@ -23,7 +23,8 @@ from genconvit.train.feed import Batch
 
 Ints = NDArray[np.int64]
 Load = Callable[[Iterable[Chunk]], Iterable[Batch]]
-"""Loads chunks, with their column `video_id`, in their order."""
+"""Loads chunks, with `COLUMNS`, in their order."""
+COLUMNS = ("video_id", "box")
 UPLOADED_ROWS = 1024
 
 
@@ -35,11 +36,13 @@ class Crops:
         images: uint8 (N, S, S, 3), RGB.
         clip_of: Which of the clips each is of (N).
         clips: The clips that have crops, by name.
+        boxes: Faces x0, y0, x1, y1 in pixels of their frames (N, 4).
     """
 
     images: NDArray[np.uint8]
     clip_of: Ints
     clips: tuple[ClipRecord, ...]
+    boxes: Ints
 
     def __len__(self) -> int:
         return len(self.clip_of)
@@ -78,15 +81,15 @@ def read_crops(
         UserError: The split is empty, or there are crops of unknown clips.
     """
     planned = chunks(whole(dataset.row_groups(split)))
-    load = load or partial(map, partial(load_chunk, image_size=image_size, columns=("video_id",)))
+    load = load or partial(map, partial(load_chunk, image_size=image_size, columns=COLUMNS))
     clips = tuple(clips_of(dataset, split))
     place = {clip.name: number for number, clip in enumerate(clips)}
     total = sum(len(chunk) for chunk in planned)
     images_NHWC = np.empty((total, image_size, image_size, 3), np.uint8)
-    clip_N, start = np.empty(total, np.int64), 0
+    box_N4, clip_N, start = np.empty((total, 4), np.int64), np.empty(total, np.int64), 0
     for rows in load(planned):
         end = start + len(rows["image"])
-        images_NHWC[start:end] = rows["image"]
+        images_NHWC[start:end], box_N4[start:end] = rows["image"], rows["box"]
         try:
             clip_N[start:end] = [place[name] for name in rows["video_id"]]
         except KeyError as error:
@@ -95,7 +98,7 @@ def read_crops(
                 "clip in its list; extract again."
             ) from error
         start = end
-    return Crops(images_NHWC, clip_N, clips)
+    return Crops(images_NHWC, clip_N, clips, box_N4)
 
 
 class Resident:
@@ -152,28 +155,37 @@ class ResidentEpochs:
         self._settings, self._batch_size, self._seed = settings, batch_size, seed
         self._label_N = crops.labels
         self._index = _index(crops, rows)
-        example = self._chosen(seed)  # epochs have other crops, but as many
-        self.rows = len(example)
-        reals = int(self._label_N[example].sum())
-        self.class_counts = (len(example) - reals, reals)
+        self._example = self._chosen(seed)  # epochs have other crops, but as many
+        self.rows = len(self._example)
+        reals = int(self._label_N[self._example].sum())
+        self.class_counts = (self.rows - reals, reals)
 
     def train(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, counted from 1, without the first so many."""
         seed = self._seed * 100_003 + epoch
         rows = np.random.default_rng(seed).permutation(self._chosen(seed))
-        return islice(batches_of(self._resident, self._label_N, rows, self._batch_size), skip, None)
+        return islice(batches_of(self._resident, self._crops, rows, self._batch_size), skip, None)
+
+    def faces(self) -> tuple[Ints, Ints]:
+        """Face boxes (N, 4) and labels (N) of crops as they are in an epoch."""
+        return self._crops.boxes[self._example], self._label_N[self._example]
 
     def _chosen(self, seed: int) -> Ints:
         return self._of_split[choose_rows(self._index, self._settings, seed)]
 
 
 def batches_of(
-    resident: Resident, label_N: Ints, rows: Sequence[int] | Ints, batch_size: int
+    resident: Resident, crops: Crops, rows: Sequence[int] | Ints, batch_size: int
 ) -> Iterator[Batch]:
     """Crops in the order of `rows`; the last batch may be smaller."""
+    label_N = crops.labels
     for start in range(0, len(rows), batch_size):
         chosen = np.asarray(rows[start : start + batch_size], np.int64)
-        yield {"image": resident[chosen], "label": label_N[chosen]}
+        yield {
+            "image": resident[chosen],
+            "label": label_N[chosen],
+            "box": crops.boxes[chosen],
+        }
 
 
 def _index(crops: Crops, rows: Ints) -> RowIndex:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genconvit.config import Settings
+from genconvit.data.match import match_face_sizes
 from genconvit.data.tensors import to_images
 from genconvit.evaluate.metrics import mean_by_clip
 from genconvit.models.autoencoder import normalize
@@ -102,7 +103,7 @@ def run_recipe(
         seed=settings.seed,
     )
     data = Data(
-        train=epochs.train,
+        train=match_face_sizes(epochs.train, epochs.faces, settings),
         validate=tuple,  # nothing is validated
         rows=epochs.rows,
         class_counts=epochs.class_counts,
@@ -166,7 +167,7 @@ def score_clips(
     network.eval()
     rows, scores = part.rows, list[Tensor]()
     usual = min(batch_size, len(rows))
-    batches = batches_of(resident, part.crops.labels, rows, batch_size)
+    batches = batches_of(resident, part.crops, rows, batch_size)
     for crops_BHWC, _ in Feed(batches, device, resident=True):
         x_BCHW = normalize(to_images(crops_BHWC, device))
         with objective.stance(len(x_BCHW), usual), objective.precision.autocast():

@@ -14,7 +14,8 @@ from genconvit.data.ahead import ahead
 
 Batch = dict[str, Any]
 """`image`: uint8 (B, S, S, 3); `label`: (B,), 0 fake, 1 real; to validate also `video_id`: (B,),
-and `box`: (B, 4) where it is known."""
+and `box`: (B, 4) where it is known; to train with `augment.match_face_size` also `box` and
+`match_scale`: (B, 2)."""
 
 AHEAD = 2
 """Batches that are on the device before they are asked for."""

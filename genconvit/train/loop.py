@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genconvit.config import Settings
+from genconvit.data.match import factors_of
 from genconvit.errors import RunEndedError, UserError
 from genconvit.reference import CropSample
 from genconvit.train.batches import BatchPlan
@@ -287,7 +288,7 @@ def train_epoch(
         state.batches += 1
         last = state.batches % plan.passes == 0 or state.batches == data.batches
         with step.objective.stance(len(crops_BHWC), plan.rows):
-            parts = step.forward(crops_BHWC, labels_of(batch), last=last)
+            parts = step.forward(crops_BHWC, labels_of(batch), factors_of(batch), last=last)
             step.backward(parts["loss"], _share_of_step(state.batches, data), last=last)
         state.sums.add(parts, len(crops_BHWC))
         if last:

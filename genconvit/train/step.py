@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from genconvit.config import LossSettings, ModelSettings, Settings
 from genconvit.data.augment import build_augmentation
 from genconvit.data.blend import BlendReals
+from genconvit.data.match import match_detail
 from genconvit.data.mix import MixCrops
 from genconvit.data.tensors import to_device, to_images
 from genconvit.losses import compute_losses
@@ -82,7 +83,7 @@ def _compiled_losses() -> Callable[..., dict[str, Tensor]]:
 
 
 class Preparation(nn.Module):
-    """From crops to what the network is trained on: blended, augmented, mixed, normalised.
+    """From crops to what the network is trained on: matched, blended, augmented, mixed, normalised.
 
     Args:
         settings: `augment` and `preprocess` matter.
@@ -97,13 +98,24 @@ class Preparation(nn.Module):
         self.mix = MixCrops(augment)
 
     @torch.no_grad()
-    def forward(self, crops_BHWC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops uint8 (B, S, S, 3) and their labels (B,), on the CPU.
+    def forward(
+        self, crops_BHWC: Tensor, labels_B: Tensor, factors_B2: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Prepares a batch.
+
+        Args:
+            crops_BHWC: uint8 (B, S, S, 3).
+            labels_B: (B,), on the CPU.
+            factors_B2: Of `match_detail`, on the CPU; None matches nothing.
 
         Returns:
             Normalised images (B, 3, S, S), and targets (B,) or (B, 2), all on the crops' device.
         """
-        images_BCHW, labels_B = self.blend(to_images(crops_BHWC, crops_BHWC.device), labels_B)
+        images_BCHW = to_images(crops_BHWC, crops_BHWC.device)
+        if factors_B2 is not None:
+            # First, so that a self-blended fake has the detail of the real crop that it is made of.
+            images_BCHW = match_detail(images_BCHW, factors_B2)
+        images_BCHW, labels_B = self.blend(images_BCHW, labels_B)
         images_BCHW = self.augmentation(images_BCHW)
         images_BCHW, targets = self.mix(images_BCHW, to_device(labels_B, images_BCHW.device))
         return normalize(images_BCHW), targets
@@ -135,16 +147,22 @@ class TrainStep:
         self._statistics_before = [buffer.clone() for buffer in self._statistics]
 
     def forward(
-        self, crops_BHWC: Tensor, labels_B: Tensor, *, last: bool = True
+        self,
+        crops_BHWC: Tensor,
+        labels_B: Tensor,
+        factors_B2: Tensor | None = None,
+        *,
+        last: bool = True,
     ) -> dict[str, Tensor]:
         """The parts of the loss of a batch, as `Preparation` takes it.
 
         Args:
             crops_BHWC: uint8 (B, S, S, 3), on the device.
             labels_B: (B,), on the CPU.
+            factors_B2: Of `match_detail`, on the CPU; None matches nothing.
             last: As for `backward`.
         """
-        x_BCHW, targets = self.preparation(crops_BHWC, labels_B)
+        x_BCHW, targets = self.preparation(crops_BHWC, labels_B, factors_B2)
         with self._exchange(last):
             return self.objective(self.network, x_BCHW, targets)[1]
 

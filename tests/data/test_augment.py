@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genconvit.config import AugmentSettings
 from genconvit.data import augment
-from genconvit.data.augment import KINDS, build_augmentation
+from genconvit.data.augment import KINDS, build_augmentation, scale_down
 from genconvit.data.jpeg import compress_jpeg
 from genconvit.errors import UserError
 from genconvit.overrides import all_settings, describe, parse_assignment, resolve_settings
@@ -154,6 +154,15 @@ def test_downscale_is_a_resize_and_back() -> None:
     back = F.interpolate(small, size=(60, 60), mode="bilinear", align_corners=False)
     ours = augmented(batch, downscale=1.0, downscale_factor=(0.5, 0.5))
     assert torch.allclose(ours, back, atol=1e-4)
+
+
+def test_a_sharp_downscale_is_cubic() -> None:
+    batch = images(2, side=60)
+    small = F.interpolate(batch, size=(24, 24), mode="bicubic", antialias=True)
+    back = F.interpolate(small, size=(60, 60), mode="bilinear", align_corners=False).clamp(0, 1)
+    ours = scale_down(batch, torch.tensor([0.4, 1.0]), sharp=True)
+    assert torch.allclose(ours[0], back[0], atol=1e-4)
+    assert torch.allclose(ours[1], batch[1], atol=1e-6)
 
 
 def test_noise_has_the_deviation_that_is_said() -> None:

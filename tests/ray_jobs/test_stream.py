@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from genconvit.config import StreamSettings
+from genconvit.data.match import match_face_sizes
 from genconvit.data.plan import load_chunk
 from genconvit.data.shards import open_dataset
 from genconvit.data.training_data import Epochs, TrainingData
+from genconvit.recipe.resident import Resident, ResidentEpochs, read_crops
 from ray_jobs.cache_fill import fill_cache
 from ray_jobs.output import Output
 from ray_jobs.stream import stream
+from ray_jobs.training_stream import training_stream
 from tests.conftest import small_settings
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -83,6 +87,38 @@ def test_crops_that_do_not_fit_are_not_cached_and_it_is_said(
     model = huge.model.model_copy(update={"image_size": 100_000})
     assert fill_cache(data, huge.model_copy(update={"model": model}), Output()) is None
     assert "decoded anew in every epoch" in " ".join(capsys.readouterr().err.split())
+
+
+def test_face_sizes_are_matched_in_the_stream_and_in_the_bench_alike(dataset: Path) -> None:
+    job = small_settings("augment.match_face_size=true")
+    data = TrainingData.of(open_dataset(dataset))
+    planned = epochs(dataset)
+    caches = (None, fill_cache(data, job, Output(as_json=True)))
+    ways = [
+        training_stream(planned, job, batch_size=10, num_cpus=1, rank=0, cache=cache)
+        for cache in caches
+    ]
+    plain, cached = (
+        [{name: batch[name] for name in ("image", "label", "box", "match_scale")} for batch in way]
+        for way in (training(1, 0) for training in ways)
+    )
+    assert_same(plain, cached)
+    later = [{name: batch[name] for name in plain[0]} for batch in ways[0](1, 2)]
+    assert_same(plain[2:], later)
+    factors = np.concatenate([batch["match_scale"] for batch in plain])
+    assert factors.shape == (planned.rows, 2)
+    assert factors.min() > 0 and factors.max() <= 1
+
+    # The bench has the same crops: given in the same batches, they get the same factors.
+    crops = read_crops(open_dataset(dataset), "train", 64)
+    resident = Resident(crops.images, torch.device("cpu"))
+    bench = ResidentEpochs(
+        crops, resident, np.arange(len(crops)), job.stream, batch_size=10, seed=0
+    )
+    for one, other in zip(planned.faces(), bench.faces(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    again = match_face_sizes(lambda epoch, skip: plain, bench.faces, job)(1, 0)
+    assert_same(plain, list(again))
 
 
 def test_a_reader_may_stop_early(dataset: Path) -> None:

@@ -10,6 +10,7 @@ from genconvit.config import StreamSettings
 from genconvit.data.crops import decode_crop
 from genconvit.data.shards import FrameDataset, read_clips
 from genconvit.data.synthetic import write_synthetic_shards
+from genconvit.data.training_data import Epochs, TrainingData
 from genconvit.recipe.resident import Crops, Resident, ResidentEpochs, read_crops
 from tests.conftest import small_settings
 
@@ -73,6 +74,25 @@ def test_balance_and_the_cap_are_those_of_training(crops: Crops) -> None:
     assert images_of(capped, 1) != images_of(capped, 2)
     allowed = {crops.images[row].tobytes() for row in rows}
     assert set(images_of(capped)) <= allowed
+
+
+@pytest.mark.parametrize("stream", [{}, {"balance": "class", "frames_per_clip": 3}])
+def test_faces_are_those_of_an_epoch_as_training_has_it(
+    dataset: FrameDataset, stream: dict[str, object]
+) -> None:
+    streamed = Epochs(
+        TrainingData.of(dataset), StreamSettings.model_validate(stream), batch_size=32, seed=0
+    )
+    crops = read_crops(dataset, "train", 64)
+    boxes = np.arange(4 * len(crops)).reshape(-1, 4)
+    distinct = Crops(crops.images, crops.clip_of, crops.clips, boxes)
+    resident = epochs(distinct, np.arange(len(crops)), **stream)
+    (there, labels), (here, own) = streamed.faces(), resident.faces()
+    assert np.bincount(labels).tolist() == np.bincount(own).tolist() == list(resident.class_counts)
+    assert there.shape == here.shape == (resident.rows, 4)
+    assert (there == [0, 0, 64, 64]).all()
+    batch = next(iter(resident.train(1)))
+    assert (distinct.labels[batch["box"][:, 0] // 4] == batch["label"]).all()
 
 
 def test_the_val_split_is_another(dataset: FrameDataset) -> None:

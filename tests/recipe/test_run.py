@@ -31,7 +31,7 @@ def crops() -> Crops:
     images = generator.integers(0, 255, (48, 64, 64, 3), dtype=np.uint8)
     clip_of = np.arange(48) // 2
     images[clip_of % 2 == 0, 16:48, 16:48] //= 4
-    return Crops(images, clip_of, clips)
+    return Crops(images, clip_of, clips, np.tile([0, 0, 40, 40], (48, 1)))
 
 
 def settings(*texts: str) -> Settings:
@@ -75,7 +75,7 @@ def test_nothing_is_learned_from_the_held_out_clips(crops: Crops, scores: RunSco
         else clip
         for clip in crops.clips
     )
-    again = run(Crops(crops.images, crops.clip_of, turned), settings("train.sched=plateau"))
+    again = run(replace(crops, clips=turned), settings("train.sched=plateau"))
     same = run(crops, settings("train.sched=plateau"))
     assert again.curve == same.curve
 
@@ -85,10 +85,25 @@ def test_the_moving_average_is_what_is_judged(crops: Crops, scores: RunScores) -
     assert slow.curve[3] != scores.curve[3]
 
 
+def test_face_sizes_are_matched_where_they_differ(crops: Crops) -> None:
+    """All faces are as large as the crop holds; then the fakes are half as large."""
+    plain, matching = (
+        settings("train.epochs=1", f"augment.match_face_size={on}") for on in ("false", "true")
+    )
+    small = np.where(crops.labels[:, None] == 0, crops.boxes // 2, crops.boxes)
+    differing = replace(crops, boxes=small)
+    alike = run(crops, plain).curve
+    assert run(crops, matching).curve == run(differing, plain).curve == alike
+    matched = run(differing, matching).curve
+    assert matched != alike
+    assert run(differing, matching).curve == matched
+
+
 def test_clips_of_another_split_are_judged_alike(crops: Crops, scores: RunScores) -> None:
     rows = crops.rows_of(HELD)
     kept = tuple(clip for clip in crops.clips if clip.name in HELD)
-    other = Crops(crops.images[rows], crops.clip_of[rows] - len(LEARNED), kept)
+    clip_of = crops.clip_of[rows] - len(LEARNED)
+    other = Crops(crops.images[rows], clip_of, kept, crops.boxes[rows])
     found = run_recipe(settings(), Part(crops, LEARNED), Part(other, HELD), CPU)
     assert found.curve == scores.curve
 
