@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from genconvit.config import LossSettings, ModelSettings, Settings
 from genconvit.data.augment import build_augmentation
 from genconvit.data.blend import BlendReals
+from genconvit.data.jpeg import compress_jpeg
 from genconvit.data.match import match_detail
 from genconvit.data.mix import MixCrops
 from genconvit.data.tensors import to_device, to_images
@@ -94,6 +95,7 @@ class Preparation(nn.Module):
         super().__init__()
         augment = settings.augment
         self.blend = BlendReals(augment.self_blend, settings.preprocess, augment.self_blend_seams)
+        self.jpeg_quality = settings.preprocess.jpeg_quality
         self.augmentation = build_augmentation(augment).to(device)
         self.mix = MixCrops(augment)
 
@@ -116,6 +118,11 @@ class Preparation(nn.Module):
             # First, so that a self-blended fake has the detail of the real crop that it is made of.
             images_BCHW = match_detail(images_BCHW, factors_B2)
         images_BCHW, labels_B = self.blend(images_BCHW, labels_B)
+        if self.blend.share > 0:
+            # As extraction does after blending. Without it a fake is told by the noise that a
+            # smoothed seam lacks, which no stored fake does; real crops go through it alike.
+            quality_B = images_BCHW.new_full((len(images_BCHW),), self.jpeg_quality)
+            images_BCHW = compress_jpeg(images_BCHW, quality_B)
         images_BCHW = self.augmentation(images_BCHW)
         images_BCHW, targets = self.mix(images_BCHW, to_device(labels_B, images_BCHW.device))
         return normalize(images_BCHW), targets

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from genconvit.config import PreprocessSettings
+from genconvit.config import PreprocessSettings, Settings
+from genconvit.data.augment import KINDS
 from genconvit.data.blend import (
+    CPU,
     BlendReals,
     SelfBlend,
     crop_margin,
@@ -18,6 +20,10 @@ from genconvit.data.blend import (
     to_crops,
 )
 from genconvit.data.crops import encode_crop
+from genconvit.data.jpeg import compress_jpeg
+from genconvit.data.tensors import to_images
+from genconvit.models.autoencoder import unnormalize
+from genconvit.train.step import Preparation
 
 
 def images(count: int = 8, side: int = 64, seed: int = 0) -> Tensor:
@@ -141,6 +147,22 @@ def test_a_smoothed_seam_has_less_detail_and_the_face_within_keeps_its_own() -> 
     assert float((fakes - batch).abs()[off].max()) < 1e-3
     middle = bands[..., 44:52, 44:52].mean((1, 2, 3))
     assert (middle < 0.3).float().mean() > 0.8
+
+
+def test_fakes_of_training_have_been_compressed_like_stored_crops() -> None:
+    """A seam without the noise of JPEG is a trait that no stored fake has."""
+    crops_BHWC = torch.from_numpy(to_crops(images(32, side=96)))
+    labels_B, quality_B = torch.ones(32, dtype=torch.int64), torch.full((32,), 95)
+    off = dict.fromkeys(KINDS, 0.0)
+    augment = {**off, "self_blend": 0.5, "self_blend_seams": 1}
+    torch.manual_seed(0)
+    x_BCHW, targets_B = Preparation(Settings.model_validate({"augment": augment}), CPU)(
+        crops_BHWC, labels_B
+    )
+    prepared, fresh = unnormalize(x_BCHW), blended(to_images(crops_BHWC, CPU))[0]
+    again, once = ((compress_jpeg(x, quality_B) - x).abs().mean() for x in (prepared, fresh))
+    assert 8 < targets_B.sum() < 24
+    assert again < 0.5 * once
 
 
 def test_seams_alone_are_a_share_of_the_fakes() -> None:

@@ -15,7 +15,8 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from genconvit.checkpoint import CARD, WEIGHTS, load_network
-from genconvit.config import LossSettings, ModelSettings
+from genconvit.config import LossSettings, ModelSettings, PreprocessSettings
+from genconvit.data.jpeg import compress_jpeg
 from genconvit.errors import RunEndedError, UserError
 from genconvit.evaluate.training_figure import training_curves
 from genconvit.losses import compute_losses
@@ -164,11 +165,13 @@ def test_reals_that_become_fakes_count_as_fakes() -> None:
 
 
 class Changed(torch.nn.Module):
-    """Notes how many images of a batch were changed."""
+    """Notes how many images of a batch were changed by more than the JPEG of stored crops."""
 
     def __init__(self, original: np.ndarray) -> None:
         super().__init__()
-        self.original = torch.from_numpy(original).permute(0, 3, 1, 2) / 255
+        images_BCHW = torch.from_numpy(original).permute(0, 3, 1, 2) / 255
+        quality_B = torch.full((len(images_BCHW),), PreprocessSettings().jpeg_quality)
+        self.original = compress_jpeg(images_BCHW, quality_B)
         self.changed: list[int] = []
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
