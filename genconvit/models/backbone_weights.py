@@ -30,6 +30,8 @@ _FIRST_KEYS = {
 }
 _FOREIGN_HEADS = ("classifier.", "fc.", "head.")
 """Where timm's networks keep the classifier."""
+_COUNT = "num_batches_tracked"
+"""Of batch norm: no part of what it computes, and left out of files by some libraries."""
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -40,7 +42,8 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
         backbones: "backbone" and "embedder", or one of them, to their timm models.
         path: A .safetensors or .pth file, or a folder of them. Keys are timm's or the original
             authors', bare or behind `backbone.` or `embedder.`. A classifier that the model does
-            not have is left out, and so is a file for a backbone that is not asked for.
+            not have is left out, and so is a file for a backbone that is not asked for. Of a
+            backbone that is no ConvNeXt, another library's names will do where the order fits.
 
     Raises:
         UserError: There is no such file, or one that fits neither backbone.
@@ -54,7 +57,7 @@ def load_weights(backbones: Mapping[str, nn.Module], path: Path) -> None:
         )
     source: dict[str, Path] = {}
     for file in files:
-        state = _read(file)
+        state = _renamed(_read(file), backbones.get("backbone"))
         parts = {role: _part_of(role, state) for role in _FIRST_KEYS}
         roles = [
             role
@@ -118,6 +121,27 @@ def _read(file: Path) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
+def _renamed(state: dict[str, Tensor], backbone: nn.Module | None) -> dict[str, Tensor]:
+    """A file of another library for a network of another family, with timm's names.
+
+    Where no name fits, the order tells: libraries name layers differently, but build the same
+    network from its first layer to its last. Every tensor must have the shape of its counterpart;
+    how many batches a norm has seen may be missing.
+    """
+    if backbone is None or type(backbone) in _CONVERTERS:
+        return state
+    wanted = _without_counts(backbone.state_dict())
+    found = _without_counts(state)
+    shapes = [value.shape for value in found.values()][: len(wanted)]
+    if wanted.keys() & found.keys() or shapes != [value.shape for value in wanted.values()]:
+        return state
+    return dict(zip(wanted, found.values(), strict=False))
+
+
+def _without_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.endswith(_COUNT)}
+
+
 def _part_of(role: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What stands behind the role's name; the whole file where nothing does."""
     prefix = f"{role}."
@@ -137,6 +161,7 @@ def _load(role: str, backbone: nn.Module, part: dict[str, Tensor], file: Path) -
     with contextlib.suppress(KeyError, AttributeError):
         part = _CONVERTERS[type(backbone)](part, backbone)
     wanted = backbone.state_dict()
+    part = {**{k: v for k, v in wanted.items() if k.endswith(_COUNT)}, **part}
     heads = ("head.",) if type(backbone) in _CONVERTERS else _FOREIGN_HEADS
     part = {k: v for k, v in part.items() if k in wanted or not k.startswith(heads)}
     problems = [f"{k} is missing" for k in wanted if k not in part]

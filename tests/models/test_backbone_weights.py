@@ -71,6 +71,23 @@ def test_a_folder_and_a_joint_file_fill_both(tmp_path: Path) -> None:
             assert all(torch.equal(loaded[k], source[k]) for k in loaded)
 
 
+def test_another_librarys_names_will_do_where_the_order_fits(tmp_path: Path) -> None:
+    """As in published EfficientNet-Lite weights: `_bn0.weight`, a classifier, no batch counts."""
+    source = timm.create_model("tf_efficientnet_lite0").state_dict()
+    state = {
+        f"_layer{number}.{key.rsplit('.', 1)[1]}": value
+        for number, (key, value) in enumerate(source.items())
+        if not key.endswith("num_batches_tracked")
+    }
+    torch.save(state, tmp_path / "lite0.pth")
+    switches = {"backbone": "tf_efficientnet_lite0", "weights": tmp_path / "lite0.pth"}
+    loaded = weights_of(build_network("v2", preset="nano", **switches), "backbone")
+    assert all(torch.equal(loaded[key], source[key]) for key in loaded)
+    torch.save(dict(reversed(state.items())), tmp_path / "lite0.pth")
+    with pytest.raises(UserError, match="fits neither"):
+        build_network("v2", preset="nano", **switches)
+
+
 def test_position_tables_are_resized_as_timm_does(tmp_path: Path) -> None:
     source = timm_model("embedder", img_size=224, window_size=7)
     file = tmp_path / "swin.pth"
