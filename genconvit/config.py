@@ -77,9 +77,20 @@ class ModelSettings(Section):
     backbone_fusion: Literal["sum", "concat"] = Field(
         "sum", description="How ConvNeXt and Swin are combined."
     )
-    backbone_input: Literal["both", "reconstruction"] = Field(
+    backbone_input: Literal["both", "reconstruction", "difference"] = Field(
         "both",
-        description="What the backbones see: image and reconstructions, or reconstructions alone.",
+        description="What the backbones see: image and reconstructions, or reconstructions alone. "
+        "difference: what the image's features have that the reconstructions' have not.",
+    )
+    backbone_stride: Literal[4, 8, 16, 32] = Field(
+        32,
+        description="Pixels of the image a position of the backbones' maps stands for: smaller "
+        "ones hold finer detail and spare the later stages.",
+    )
+    pooling: Literal["mean", "place"] = Field(
+        "mean",
+        description="How positions become one vector. place: by learned weights, which begin as "
+        "the face, its outline and its surroundings.",
     )
     image_size: int = Field(
         224, ge=64, le=512, multiple_of=32, description="Side of the network's input, pixels."

@@ -47,8 +47,8 @@ BRANCHES = {"ed": "the autoencoder branch", "vae": "the variational branch"}
 SMOOTHING = 1 / 64
 """Standard deviation of the low-pass over reconstruction errors, as a share of the crop's side:
 single pixels are noise and JPEG blocks."""
-STAGE = -3
-"""Whose maps are looked at: the second of four, an 8th of the crop's side."""
+STAGE = 1
+"""Whose maps are looked at: the second, an 8th of the crop's side; the first where it is alone."""
 INTEGRATION_STEPS = 8
 """From the blurred crop to the crop, both included."""
 CROPS_A_TRACK, TRACKS = 2, 4
@@ -271,9 +271,9 @@ def _feature_maps(network: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
     hooks = []
     for module in network.modules():
         if isinstance(module, ConvNeXt):
-            hooks.append((module.stages[STAGE], 1))
+            hooks.append((_stage(module.stages), 1))
         elif isinstance(module, SwinTransformer | SwinTransformerV2):
-            hooks.append((module.layers[STAGE], 3))
+            hooks.append((_stage(module.layers), 3))
     if not hooks:
         raise UserError("the network has no ConvNeXt and no Swin; its verdict cannot be explained.")
     handles = [
@@ -287,6 +287,10 @@ def _feature_maps(network: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _stage(stages: nn.Sequential) -> nn.Module:
+    return stages[min(STAGE, len(stages) - 1)]
 
 
 def _reconstructions(

@@ -10,6 +10,8 @@ V2_ONLY = (
     "fusion",
     "backbone_fusion",
     "backbone_input",
+    "backbone_stride",
+    "pooling",
     "ae_latent",
     "vae_latent",
     "dropout_rate",

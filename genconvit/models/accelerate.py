@@ -154,23 +154,12 @@ class _V2(V2):
         run = _compiled(stack_views) if self.compiles else stack_views
         stacked = run(views, image, *constants)
         maps = backbone_map(self.backbone, stacked), swin_map(self.embedder, stacked)
-        mix = _compiled(_mix) if self.compiles else _mix
+        mix = _compiled(V2._mix) if self.compiles else V2._mix
         return mix(self, *maps, list(reconstructions))
 
     def _fuse(self, ed_BTD: Tensor, vae_BTD: Tensor) -> Tensor:
         fuse = _compiled(V2._fuse) if self.compiles else V2._fuse
         return fuse(self, ed_BTD, vae_BTD)
-
-
-def _mix(network: V2, convnext: Tensor, swin: Tensor, names: list[str]) -> dict[str, Tensor]:
-    """The second half of `V2._branch_tokens`: both maps of all views to each branch's tokens."""
-    views = len(names) + network.sees_image
-    tokens = network.backbone_fusion(convnext, swin).unflatten(0, (views, -1)).unbind()
-    image = [tokens[-1]] if network.sees_image else []
-    return {
-        name: network.projection[name](torch.cat([*image, own], dim=-1))
-        for name, own in zip(names, tokens, strict=False)
-    }
 
 
 def _encode(part: Any, images_BCHW: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ from genconvit.models.backbone_weights import hub_arguments, load_weights
 Swin: TypeAlias = SwinTransformer | SwinTransformerV2
 
 IMAGENET_CLASSES = 1000
+DEEPEST_STRIDE = 32
+"""Of a backbone's last map, and of the tokens."""
 
 # timm's modules by role. Others (swin_transformer_v2_cr) lay their maps out differently.
 _MODULES = {"backbone": ["convnext"], "embedder": ["swin_transformer", "swin_transformer_v2"]}
@@ -64,6 +66,9 @@ def build_backbones(model: ModelSettings) -> tuple[nn.Module, Swin]:
         head.pre_logits = nn.Identity()  # the larger ConvNeXts have a layer there
     if model.weights is not None:
         load_weights({"backbone": backbone, "embedder": embedder}, model.weights)
+    if model.backbone_stride < DEEPEST_STRIDE:
+        _cut("backbone", backbone, model.backbone_stride)
+        _cut("embedder", embedder, model.backbone_stride)
     return backbone, embedder
 
 
@@ -81,9 +86,9 @@ def build_classifier(model: ModelSettings) -> ConvNeXt:
 
 
 def backbone_map(backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
-    """Normalised images (B, 3, S, S) to the backbone's last map: (B, S/32, S/32, C).
+    """Normalised images (B, 3, S, S) to the backbone's map: (B, S/stride, S/stride, C).
 
-    A ConvNeXt's is the one after its layer norm.
+    A whole ConvNeXt's is the one after its layer norm.
     """
     scale_C11 = getattr(backbone, "input_scale", None)  # of one that knows another normalisation
     if scale_C11 is not None:
@@ -96,9 +101,37 @@ def backbone_map(backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
 
 
 def swin_map(embedder: Swin, images_BCHW: Tensor) -> Tensor:
-    """Normalised images (B, 3, S, S) to the last map after its layer norm: (B, S/32, S/32, C)."""
+    """Normalised images (B, 3, S, S) to the Swin's map: (B, S/stride, S/stride, C).
+
+    A whole Swin's is the one after its layer norm.
+    """
     map_BHWC: Tensor = embedder.forward_features(images_BCHW)
     return map_BHWC
+
+
+def _cut(role: str, network: Any, stride: int) -> None:
+    """Leaves out the stages after the last one of this stride, and the norm and head behind them.
+
+    `num_features` becomes the width of the map that is left.
+
+    Raises:
+        UserError: No stage has it, or timm cannot leave out the others.
+    """
+    try:
+        strides = [stage["reduction"] for stage in network.feature_info]
+        last = len(strides) - 1 - strides[::-1].index(stride)
+        width = network.feature_info[last]["num_chs"]
+        network.prune_intermediate_layers([last], prune_norm=True, prune_head=True)
+        if role == "backbone" and _map_shape(network) != (1, width, 64 // stride, 64 // stride):
+            raise ValueError("its stages do not lie one behind the other")
+    except Exception as error:  # few networks of timm's cannot be cut, each in its own way
+        raise UserError(
+            f"timm cannot cut model.{role} to model.backbone_stride={stride}; take another "
+            f"network or backbone_stride={DEEPEST_STRIDE}."
+        ) from error
+    network.num_features = width  # older versions of timm leave it, and a ConvNeXt's last norm
+    if isinstance(getattr(network, "head", None), NormMlpClassifierHead):
+        network.head.norm = nn.Identity()
 
 
 def _is_of_another_family(name: str) -> bool:
@@ -121,8 +154,7 @@ def _build_other(model: ModelSettings) -> nn.Module:
     dropped = {"drop_path_rate": model.drop_path_rate} if model.drop_path_rate else {}
     try:
         backbone = timm.create_model(name, in_chans=3, num_classes=0, **dropped, **source)
-        with torch.no_grad():
-            found = backbone.eval().forward_features(torch.zeros(1, 3, 64, 64)).shape
+        found = _map_shape(backbone)
     except Exception as error:  # transformers want images of one size, others no drop_path_rate
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
@@ -140,7 +172,17 @@ def _build_other(model: ModelSettings) -> nn.Module:
         usual_mean, usual_std = map(torch.tensor, usual)
         for what, values in (("scale", usual_std / std), ("shift", (usual_mean - mean) / std)):
             backbone.register_buffer(f"input_{what}", values[:, None, None], persistent=False)
-    return backbone.train()
+    return backbone
+
+
+def _map_shape(network: Any) -> tuple[int, ...]:
+    """Of the map that an image of 64 px gives."""
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            return tuple(network.eval().forward_features(torch.zeros(1, 3, 64, 64)).shape)
+    finally:
+        network.train(was_training)
 
 
 def _build(

@@ -11,6 +11,77 @@ from torch import Tensor, nn
 
 from genconvit.errors import UserError
 
+DEVIATION_EPS = 1e-6
+RING_RADII = (0.0, 0.6, 1.1)
+"""Of the face's middle, its outline and its surroundings, in halves of a crop's side: at a margin
+of 0.3 the face's longer side reaches from -0.62 to 0.62."""
+RING_WIDTH = 0.2
+FACE_HEIGHT = 1.3
+"""Of a face's box, in its widths."""
+
+
+class CellStatistics(nn.Module):
+    """Mean and deviation of a map's features in equal square cells, after a layer norm.
+
+    What a forgery leaves in fine detail is more or less of it, seldom anything at a certain place:
+    deviations keep that where means alone would lose it (statistics pooling, D. Snyder et al.,
+    "Deep Neural Network Embeddings for Text-Independent Speaker Verification", Interspeech 2017).
+
+    Args:
+        width: Channels of the map.
+        cell: Side of a cell, positions.
+    """
+
+    def __init__(self, width: int, cell: int) -> None:
+        super().__init__()
+        self.cell = cell
+        self.norm = nn.LayerNorm(2 * width)
+
+    def forward(self, map_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H / cell, W / cell, 2 C)."""
+        cells_BhawbC = map_BHWC.unflatten(2, (-1, self.cell)).unflatten(1, (-1, self.cell))
+        # In float32, and about each cell's mean: the square of a mean may be far larger.
+        variance, mean = torch.var_mean(cells_BhawbC.float(), dim=(2, 4), correction=0)
+        # The root of 0 has no gradient that is finite.
+        statistics_BhwC = torch.cat([mean, (variance + DEVIATION_EPS).sqrt()], dim=-1)
+        normed: Tensor = self.norm(statistics_BhwC)
+        return normed
+
+
+class PlacePooling(nn.Module):
+    """Tokens to one vector, by a few learned maps of weights over their places.
+
+    Crops are centred on the face, so a place means the same part of it in all of them. The maps
+    begin as rings about the centre: the face, its outline, where a swapped one is faded in, and
+    what is around it. A mean over all places would hide what differs in one of them.
+
+    Args:
+        side: Tokens in a row; there are as many rows.
+        dim: Width of a token.
+    """
+
+    def __init__(self, side: int, dim: int) -> None:
+        super().__init__()
+        place = (2 * torch.arange(side) + 1) / side - 1
+        radius_T = torch.hypot(place[:, None], FACE_HEIGHT * place[None, :]).flatten()
+        distance_KT = radius_T - torch.tensor(RING_RADII)[:, None]
+        self.weight_logits = nn.Parameter(-0.5 * (distance_KT / RING_WIDTH) ** 2)
+        self.mix = nn.Linear(len(RING_RADII) * dim, dim)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Returns (B, D)."""
+        weights_KT = self.weight_logits.softmax(dim=-1).to(tokens_BTD.dtype)
+        mixed: Tensor = self.mix((weights_KT @ tokens_BTD).flatten(1))
+        return mixed
+
+
+class MeanPooling(nn.Module):
+    """Tokens (B, T, D) to their mean (B, D)."""
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Returns (B, D)."""
+        return tokens_BTD.mean(dim=1)
+
 
 class BackboneFusion(nn.Module):
     """Two feature maps of the same size to one sequence of tokens, `width` wide.
@@ -20,13 +91,22 @@ class BackboneFusion(nn.Module):
             through a linear layer to `token_dim`.
         widths: Channels of both maps.
         token_dim: Width of the sum where they differ.
+        cell: Positions of the maps along a side of a token; more than one become statistics.
     """
 
     def __init__(
-        self, mode: Literal["sum", "concat"], widths: tuple[int, int], token_dim: int
+        self,
+        mode: Literal["sum", "concat"],
+        widths: tuple[int, int],
+        token_dim: int,
+        cell: int = 1,
     ) -> None:
         super().__init__()
         self.mode = mode
+        self.cells: nn.ModuleList | None = None
+        if cell > 1:
+            self.cells = nn.ModuleList(CellStatistics(width, cell) for width in widths)
+            widths = (2 * widths[0], 2 * widths[1])
         same = widths[0] == widths[1]
         if mode == "concat":
             self.width = sum(widths)
@@ -37,7 +117,9 @@ class BackboneFusion(nn.Module):
         self.second = nn.Linear(widths[1], token_dim) if project else nn.Identity()
 
     def forward(self, first_BHWC: Tensor, second_BHWC: Tensor) -> Tensor:
-        """Returns (B, H * W, width)."""
+        """Returns (B, T, width), T = (H / cell) * (W / cell)."""
+        if self.cells is not None:
+            first_BHWC, second_BHWC = self.cells[0](first_BHWC), self.cells[1](second_BHWC)
         first, second = self.first(first_BHWC), self.second(second_BHWC)
         fused = torch.cat([first, second], dim=-1) if self.mode == "concat" else first + second
         return fused.flatten(1, 2)

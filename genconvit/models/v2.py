@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -9,8 +10,19 @@ from torch import Tensor, nn
 
 from genconvit.config import CLASSES, ModelSettings
 from genconvit.models.autoencoder import Autoencoder, normalize
-from genconvit.models.backbones import backbone_map, build_backbones, swin_map
-from genconvit.models.fusion import BackboneFusion, BranchAttention, BranchFusion
+from genconvit.models.backbones import (
+    DEEPEST_STRIDE,
+    backbone_map,
+    build_backbones,
+    swin_map,
+)
+from genconvit.models.fusion import (
+    BackboneFusion,
+    BranchAttention,
+    BranchFusion,
+    MeanPooling,
+    PlacePooling,
+)
 from genconvit.models.output import NetworkOutput, check_images
 from genconvit.models.vae import VariationalAutoencoder
 
@@ -29,18 +41,30 @@ class V2(nn.Module):
         branches = [model.net] if model.net in ("ed", "vae") else ["ed", "vae"]
         fused = model.net == "v2"
         self.image_size = model.image_size
-        self.sees_image = model.backbone_input == "both"
+        self.sees_image = model.backbone_input != "reconstruction"
+        self.subtracts = model.backbone_input == "difference"
         self.ed = Autoencoder(model) if "ed" in branches else None
         self.vae = VariationalAutoencoder(model) if "vae" in branches else None
 
         self.backbone, self.embedder = build_backbones(model)
         widths = (cast(int, self.backbone.num_features), self.embedder.num_features)
-        self.backbone_fusion = BackboneFusion(model.backbone_fusion, widths, model.token_dim)
-        width, dim = self.backbone_fusion.width * (2 if self.sees_image else 1), model.token_dim
+        self.backbone_fusion = BackboneFusion(
+            model.backbone_fusion,
+            widths,
+            model.token_dim,
+            cell=DEEPEST_STRIDE // model.backbone_stride,
+        )
+        both = self.sees_image and not self.subtracts
+        width, dim = self.backbone_fusion.width * (2 if both else 1), model.token_dim
         self.projection = nn.ModuleDict(
-            {name: nn.Linear(width, dim) if width != dim else nn.Identity() for name in branches}
+            {name: _build_projection(width, dim, curved=self.subtracts) for name in branches}
         )
 
+        self.pooling: nn.Module = (
+            PlacePooling(model.image_size // DEEPEST_STRIDE, dim)
+            if model.pooling == "place"
+            else MeanPooling()
+        )
         self.attention: BranchAttention | None = None
         self.fusion: BranchFusion | None = None
         self.head: nn.Module | None = None
@@ -79,7 +103,7 @@ class V2(nn.Module):
         if self.fusion is not None and verdict_only:
             return NetworkOutput(logits=self._fuse(tokens["ed"], tokens["vae"]))
         branch_logits = {
-            name: head(tokens[name].mean(dim=1)) for name, head in self.branch_heads.items()
+            name: head(self.pooling(tokens[name])) for name, head in self.branch_heads.items()
         }
         output = NetworkOutput(
             logits=self._fuse(tokens["ed"], tokens["vae"])
@@ -102,23 +126,44 @@ class V2(nn.Module):
         if self.sees_image:
             views.append(images_BCHW)
         stacked = torch.cat(views)
-        fused_VBTD = self.backbone_fusion(
-            backbone_map(self.backbone, stacked), swin_map(self.embedder, stacked)
-        ).unflatten(0, (len(views), -1))
-        tokens = fused_VBTD.unbind()
-        image = [tokens[-1]] if self.sees_image else []
-        return {
-            name: self.projection[name](torch.cat([*image, own], dim=-1))
-            for name, own in zip(reconstructions, tokens, strict=False)
-        }
+        maps = backbone_map(self.backbone, stacked), swin_map(self.embedder, stacked)
+        return self._mix(*maps, list(reconstructions))
+
+    def _mix(
+        self, backbone_XHWC: Tensor, swin_XHWC: Tensor, names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Both maps of all views, one view after another, to each branch's tokens."""
+        views = len(names) + self.sees_image
+        tokens = self.backbone_fusion(backbone_XHWC, swin_XHWC).unflatten(0, (views, -1)).unbind()
+
+        branch_tokens = {}
+        for name, own_BTC in zip(names, tokens, strict=False):
+            project = self.projection[name]
+            if self.subtracts:
+                branch_tokens[name] = project(tokens[-1]) - project(own_BTC)
+            elif self.sees_image:
+                branch_tokens[name] = project(torch.cat([tokens[-1], own_BTC], dim=-1))
+            else:
+                branch_tokens[name] = project(own_BTC)
+        return branch_tokens
 
     def _fuse(self, ed_BTD: Tensor, vae_BTD: Tensor) -> Tensor:
         assert self.fusion is not None
         assert self.head is not None
         if self.attention is not None:
             ed_BTD, vae_BTD = self.attention(ed_BTD, vae_BTD)
-        logits: Tensor = self.head(self.fusion(ed_BTD.mean(dim=1), vae_BTD.mean(dim=1)))
+        logits: Tensor = self.head(self.fusion(self.pooling(ed_BTD), self.pooling(vae_BTD)))
         return logits
+
+
+def _build_projection(width: int, dim: int, *, curved: bool) -> nn.Module:
+    """From a token of the backbones to one of a branch.
+
+    What is subtracted is curved: a difference of linear features has no biases to learn.
+    """
+    if curved:
+        return nn.Sequential(nn.Linear(width, dim), nn.GELU())
+    return nn.Linear(width, dim) if width != dim else nn.Identity()
 
 
 def _build_head(width: int, dropout_rate: float) -> nn.Sequential:

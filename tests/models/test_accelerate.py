@@ -77,9 +77,17 @@ def nano_convnext() -> dict[str, Any]:
     return ModelSettings(preset="nano").backbone_kwargs
 
 
-@pytest.mark.parametrize("sees", ["both", "reconstruction"])
-def test_networks_keep_their_function(sees: str) -> None:
-    plain = network(backbone_input=sees)
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"backbone_input": "both"},
+        {"backbone_input": "reconstruction"},
+        {"backbone_input": "difference", "backbone_stride": 8, "pooling": "place"},
+    ],
+    ids=str,
+)
+def test_networks_keep_their_function(switches: dict[str, Any]) -> None:
+    plain = network(**switches)
     faster = accelerate(copy.deepcopy(plain), compile=False)
     assert list(plain.state_dict()) == list(faster.state_dict())
     assert_same(plain, faster, torch.randn(IMAGES))

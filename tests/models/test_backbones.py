@@ -67,6 +67,36 @@ def test_another_network_may_be_the_backbone_and_sees_what_it_was_pretrained_on(
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("stride", [4, 8, 16])
+@pytest.mark.parametrize("name", ["convnext_atto", "tf_efficientnet_lite0", "resnet10t"])
+def test_a_smaller_stride_gives_the_map_of_an_earlier_stage(name: str, stride: int) -> None:
+    swin = "swin_tiny_patch4_window7_224"
+    model = ModelSettings(backbone=name, embedder=swin, image_size=64, backbone_stride=stride)
+    x = torch.randn(2, 3, 64, 64)
+    for network, is_swin in zip(build_backbones(model), (False, True), strict=True):
+        size = {"img_size": 64} if is_swin else {}
+        whole = timm.create_model(swin if is_swin else name, num_classes=0, **size)
+        whole.load_state_dict(network.state_dict(), strict=False)
+        network.eval()
+        if not is_swin:
+            network.input_scale = None  # as it is normalised for timm
+        with torch.no_grad():
+            found = swin_map(network, x) if is_swin else backbone_map(network, x)
+            wanted = whole.eval().forward_intermediates(x, intermediates_only=True)
+        torch.testing.assert_close(
+            found.permute(0, 3, 1, 2), next(m for m in wanted if m.shape[-1] == 64 // stride)
+        )
+        assert found.shape[-1] == network.num_features
+        assert sum(p.numel() for p in network.parameters()) < sum(
+            p.numel() for p in whole.parameters()
+        )
+
+
+def test_a_network_that_timm_cannot_cut_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot cut model\.backbone to model\.backbone_stride=8"):
+        build_backbones(ModelSettings(preset="nano", backbone="hrnet_w18_small", backbone_stride=8))
+
+
 def test_a_detector_with_another_backbone_learns_and_is_kept(tmp_path: Path) -> None:
     job = settings("model.backbone=resnet10t", "train.layer_decay=0.8")
     folder = run(tmp_path / "run", job)

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from genconvit.errors import UserError
-from genconvit.models.fusion import BackboneFusion, BranchAttention, BranchFusion, CrossAttention
+from genconvit.models.fusion import (
+    BackboneFusion,
+    BranchAttention,
+    BranchFusion,
+    CellStatistics,
+    CrossAttention,
+    PlacePooling,
+)
 
 
 @pytest.fixture
@@ -92,3 +99,33 @@ def test_branch_fusion_sum_and_concat() -> None:
     assert torch.equal(BranchFusion("sum", 4)(ed, vae), ed + vae)
     assert torch.equal(BranchFusion("concat", 4)(ed, vae), torch.cat([ed, vae], dim=1))
     assert BranchFusion("concat", 4).width == 8
+
+
+def test_statistics_of_a_cell_are_its_mean_and_deviation() -> None:
+    torch.manual_seed(0)
+    cells = CellStatistics(3, cell=4)
+    cells.norm = torch.nn.Identity()
+    map_BHWC = torch.randn(2, 8, 12, 3)
+    found = cells(map_BHWC)
+    assert found.shape == (2, 2, 3, 6)
+    cell = map_BHWC[1, 4:8, 8:12].flatten(0, 1)
+    expected = torch.cat([cell.mean(dim=0), cell.std(dim=0, correction=0)])
+    torch.testing.assert_close(found[1, 1, 2], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_flat_map_has_finite_gradients() -> None:
+    map_BHWC = torch.ones(1, 4, 4, 2, requires_grad=True)
+    CellStatistics(2, cell=2)(map_BHWC).sum().backward()
+    assert map_BHWC.grad is not None
+    assert map_BHWC.grad.isfinite().all()
+
+
+def test_places_begin_as_the_face_its_outline_and_its_surroundings() -> None:
+    face, outline, outside = PlacePooling(7, 16).weight_logits.softmax(dim=-1).view(3, 7, 7)
+    assert face.argmax() == outside.numel() // 2
+    assert outline[3, 3] < 0.2 * outline.max()
+    assert outside[0, 0] > 5 * outside[3, 3]
+    assert outline[1, 3] > 2 * outline[3, 3]  # the forehead
+    for weights in (face, outline, outside):
+        torch.testing.assert_close(weights, weights.flip(1))
+        torch.testing.assert_close(weights, weights.flip(0))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from genconvit.config import LossSettings, ModelSettings
 from genconvit.errors import UserError
 from genconvit.losses import compute_losses
-from genconvit.models.autoencoder import normalize
+from genconvit.models.autoencoder import normalize, unnormalize
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings, build_network
 from genconvit.trainable import check_trainable
@@ -28,7 +28,10 @@ TINY: dict[str, Any] = {
     "backbone_kwargs": {"depths": [1, 1, 1, 1], "dims": [4, 4, 8, 16]},
     "embedder_kwargs": {"embed_dim": 4, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
 }
-BACKBONE = {"backbone_fusion": ("sum", "concat"), "backbone_input": ("both", "reconstruction")}
+BACKBONE = {
+    "backbone_fusion": ("sum", "concat"),
+    "backbone_input": ("both", "reconstruction", "difference"),
+}
 FUSED = {
     "net": ("v2",),
     "attention": (True, False),
@@ -206,6 +209,28 @@ def test_reconstruction_input_hides_the_image_from_the_backbones() -> None:
     )
     network(x)
     assert sizes == [4]
+
+
+def test_difference_sees_nothing_of_what_is_reconstructed_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = build_network(**TINY, net="ed", backbone_input="difference").eval()
+    with torch.no_grad():
+        one, other = network(images(2)).logits
+        monkeypatch.setattr(network.ed, "forward", unnormalize)
+        same, alike = network(images(2)).logits
+    assert (same - alike).abs().max() < 0.01 * (one - other).abs().max()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "place"])
+def test_pooling_by_place_tells_where_in_a_crop_something_is(pooling: str) -> None:
+    """Attention is left out: it would mix the places of tokens before they are pooled."""
+    network = build_network(**{**TINY, "image_size": 224}, net="ed", pooling=pooling).eval()
+    tokens = torch.zeros(2, 49, 16)
+    tokens[0, 24], tokens[1, 0] = 1.0, 1.0  # the middle, and a corner
+    with torch.no_grad():
+        middle, corner = network.pooling(tokens)
+    assert torch.allclose(middle, corner) == (pooling == "mean")
 
 
 def test_dropout_rate_reaches_every_head() -> None:
