@@ -81,6 +81,15 @@ class JobStore:
             ) from error
         self.database.create()
 
+    def refuse_when_full(self, owner: str | None = None) -> None:
+        """Says whether a job would be taken, before its upload is read.
+
+        Raises:
+            ProblemError: As of `create`.
+        """
+        with self.database.reading() as db:
+            self._refuse_when_full(db, owner)
+
     def create(
         self,
         options: Mapping[str, Any],
@@ -100,8 +109,7 @@ class JobStore:
             ProblemError: 429 where the owner has too many jobs that wait or run; 503 where there
                 are too many in all, or the upload cannot be stored.
         """
-        with self.database.reading() as db:  # before the upload is written in vain
-            self._refuse_when_full(db, owner)
+        self.refuse_when_full(owner)  # before the upload is written in vain
         job_id = secrets.token_urlsafe(16)
         now = self.clock()
         try:

@@ -24,6 +24,7 @@ async def submit(
 ) -> Job:
     """Takes a long clip; GET the job to see how far it is."""
     server.judging.check(options)
+    await asyncio.to_thread(server.jobs.refuse_when_full, caller.name)
     upload = await read_file(request)
     job = await asyncio.to_thread(
         server.jobs.create, asdict(options), upload.content.data, upload.name, owner=caller.name

@@ -13,7 +13,7 @@ import pytest
 from serve.http.key_file import add_key
 from serve.watching.logs import LOGGER, JsonLines
 from tests.serve import hostile
-from tests.serve.local import LocalClient, Raw, assert_problem, local_client
+from tests.serve.local import LocalClient, Raw, assert_problem, chunks, local_client
 
 DETECT, BATCH = "/v1/detect", "/v1/detect/batch"
 ORIGIN = "https://page.example"
@@ -145,6 +145,9 @@ def test_without_keys_the_limit_is_the_servers(detector: Path, tmp_path: Path) -
         detail = assert_problem(submitted[2], 429, "jobs of a key")["detail"]
         assert "this server has 2 unfinished jobs" in detail
         assert 'reason="jobs of a key"' in client.get("/metrics").text
+        form = {"Content-Type": "multipart/form-data; boundary=b"}
+        refused = client.raw("/v1/jobs", form, chunks(b"x", 9))
+        assert (refused.status, refused.received) == (429, 0)  # not a byte was read in vain
 
 
 # Pages of other origins
