@@ -12,11 +12,12 @@ import ray
 from genconvit.data.audit.measure import Features
 from genconvit.data.clip_table import ClipRecord
 from genconvit.data.leakage import leak_sentences
-from genconvit.data.shards import FrameDataset, open_dataset
+from genconvit.data.shards import FrameDataset, is_dataset
 from genconvit.data.training_data import TrainingData, refuse_leaks
 from genconvit.errors import UserError
 from genconvit.evaluate.metrics import binary_scores
 from genconvit.files import locked, write_json
+from genconvit.overrides import Assignment
 from genconvit.recipe.folds import assign_folds, refuse_one_sided
 from genconvit.recipe.plots import draw_recipes
 from genconvit.recipe.recipes import Recipe, read_recipes
@@ -28,12 +29,15 @@ from ray_jobs.bench_recipe_runs import fit_runs
 from ray_jobs.bench_recipe_table import show
 from ray_jobs.clip_features import split_features
 from ray_jobs.cluster import connected
+from ray_jobs.extract import dataset_for
 from ray_jobs.failures import reason_of
 from ray_jobs.options import Given
 from ray_jobs.output import Output, new_out_folder
 from ray_jobs.train_settings import refuse_missing, refuse_unwritable, settings_for
 
 RECIPES = Path(__file__).parents[1] / "configs" / "recipes.yaml"
+EXTRACTION = ("preprocess", "sampling", "split", "extract")
+"""Sections that say how crops are made of clips."""
 BASELINE = "ours"
 REPORT = "recipes.json"
 
@@ -75,8 +79,8 @@ def bench_recipe(
     """Trains and judges what is not done yet, and writes recipes.json and figures.
 
     Args:
-        data: Shards.
-        given: Settings that all recipes have in common.
+        data: Shards, or clips, which are extracted first.
+        given: Settings that all recipes have in common, and those of the extraction.
         output: Where to tell of it.
         plan: What is trained and judged.
         recipes: YAML file; by default `configs/recipes.yaml`.
@@ -87,15 +91,21 @@ def bench_recipe(
     """
     if plan.folds == 1 or (plan.folds == 0 and not plan.validate):
         raise UserError("give --folds 2 or more, or --folds 0 with --validate.")
+    of_crops, common = _divided(given)
     asked = read_recipes(
-        recipes or RECIPES, only=plan.only, config=given.config, assignments=given.assignments
+        recipes or RECIPES, only=plan.only, config=given.config, assignments=common
     )
     baseline = _baseline(asked, plan.baseline)
     out = (out or new_out_folder("bench-recipe")).resolve()
     refuse_missing([data])
+    if of_crops and is_dataset(data):
+        raise UserError(
+            f"{of_crops[0].origin}: {data} holds shards, whose crops are made already; leave it "
+            "out, or give --data the clips."
+        )
     refuse_unwritable(out)
     with locked(out, partial(_refuse_busy, out)), connected(output) as ray_logs:
-        dataset = open_dataset(data)
+        dataset = dataset_for(data, Given(None, of_crops).settings(), output)
         asked = [_fitted(recipe, dataset, plan) for recipe in asked]
         runs = _plan_runs(asked, dataset, plan)
         found = [finished(out, run, dataset.digest, plan.every) for run in runs]
@@ -144,6 +154,12 @@ def bench_recipe(
     if all(record.failure is not None for record in records):
         raise UserError(f"every run failed; the first: {records[0].failure}")
     return report
+
+
+def _divided(given: Given) -> tuple[list[Assignment], list[Assignment]]:
+    """What the command line says of the extraction, and of all recipes."""
+    of_crops = [one for one in given.assignments if one.name.split(".")[0] in EXTRACTION]
+    return of_crops, [one for one in given.assignments if one not in of_crops]
 
 
 def _refuse_busy(out: Path) -> None:

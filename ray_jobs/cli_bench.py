@@ -260,7 +260,7 @@ def tune(
     }
 )
 def recipe(
-    data: Annotated[str, typer.Option("--data", help="Shards.")],
+    data: Annotated[str, typer.Option("--data", help="Shards or clips.")],
     recipes: Annotated[
         Path | None,
         typer.Option("--recipes", help="YAML file with recipes; by default configs/recipes.yaml."),

@@ -71,6 +71,31 @@ def bench(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_clips_are_extracted_first(
+    clips: Path,
+    recipes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GENCONVIT_CACHE", str(tmp_path / "cache"))
+    made = ("sampling.frames=2", "preprocess.size=64")
+    events = bench(capsys, clips, recipes, tmp_path / "out", "--only=ours", "train.epochs=1", *made)
+    [cached] = (tmp_path / "cache").iterdir()
+    assert open_dataset(cached).sampling.frames == 2
+    assert events[-1]["data"].startswith(str(cached))
+    [ours] = events[-1]["recipes"]
+    assert ours["runs"] == 2
+
+
+def test_how_crops_are_made_is_no_matter_for_shards(
+    shards: Path, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"sampling.frames=2: {shards} holds shards"
+    bench(capsys, shards, recipes, tmp_path / "out", "sampling.frames=2", code=2, said=said)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_recipes_are_compared_and_nothing_is_run_twice(
     shards: Path, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
