@@ -128,6 +128,13 @@ def test_both_published_networks_and_a_temperature_are_exported_without_a_word(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_network_of_detail_is_exported(crops: np.ndarray, tmp_path: Path) -> None:
+    switches = ("backbone_input=difference", "backbone_stride=8", "pooling=place")
+    detector = untrained(*(f"model.{switch}" for switch in switches))
+    report = export_onnx(detector, tmp_path / "net.onnx", crops)
+    assert report.logits_difference < 1e-5
+
+
 def test_a_file_that_answers_differently_is_not_written(crops: np.ndarray, tmp_path: Path) -> None:
     out = tmp_path / "net.onnx"
     out.write_text("older")

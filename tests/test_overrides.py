@@ -94,6 +94,12 @@ def test_the_command_line_replaces_the_files_way_of_sampling(tmp_path: Path) -> 
     assert (sampling.frames, sampling.frame_interval) == (None, 3)
 
 
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_one_of_several_numbers_may_be_chosen_on_the_command_line(stride: int) -> None:
+    chosen = resolve_settings(assignments=[parse_assignment(f"model.backbone_stride={stride}")])
+    assert chosen.model.backbone_stride == stride
+
+
 @given(st.floats(0.0, 0.95))
 def test_a_number_survives_the_command_line(value: float) -> None:
     assert resolve(f"model.dropout_rate={value!r}").model.dropout_rate == value
