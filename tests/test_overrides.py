@@ -96,8 +96,7 @@ def test_the_command_line_replaces_the_files_way_of_sampling(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 def test_one_of_several_numbers_may_be_chosen_on_the_command_line(stride: int) -> None:
-    chosen = resolve_settings(assignments=[parse_assignment(f"model.backbone_stride={stride}")])
-    assert chosen.model.backbone_stride == stride
+    assert resolve(f"model.backbone_stride={stride}").model.backbone_stride == stride
 
 
 @given(st.floats(0.0, 0.95))
