@@ -13,6 +13,9 @@ from genconvit.config import ServeSettings
 BACKLOG = 2048
 DRAIN_S = 5
 """Requests that are under way when the server stops may take so long."""
+KEEP_ALIVE_S = 75
+"""A connection may be idle so long: longer than clients and most balancers keep one (httpx 5 s,
+others 60). One that keeps it longer sends a request into a connection that is closing."""
 
 
 class Listener:
@@ -40,6 +43,7 @@ class Listener:
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=DRAIN_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))

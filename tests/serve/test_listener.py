@@ -39,6 +39,26 @@ def test_it_answers_until_it_is_closed_and_lets_requests_end() -> None:
     assert not listens
 
 
+def test_a_client_may_use_its_connection_for_as_long_as_clients_keep_them() -> None:
+    """httpx keeps an idle one for 5 s: if the server closed it then, a request would get none."""
+    settings = ServeSettings(port=free_port())
+    request = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+    async def twice() -> list[bytes]:
+        listener = Listener(slow, settings)
+        reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+        answers = []
+        for idle_s in (0, 5.5):
+            await asyncio.sleep(idle_s)
+            writer.write(request)
+            answers.append(await reader.readuntil(b"done"))
+        writer.close()
+        await listener.close()
+        return answers
+
+    assert [answer.split(b"\r\n")[0] for answer in asyncio.run(twice())] == [b"HTTP/1.1 200 OK"] * 2
+
+
 def test_an_address_that_is_taken_is_told_at_once() -> None:
     settings = ServeSettings(port=free_port())
 
