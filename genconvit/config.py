@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from genconvit.config_data import (
     ORIGINAL_SAMPLING,
@@ -52,11 +52,6 @@ CLASSES = ("fake", "real")
 
 
 Channels = Annotated[int, Field(ge=2, le=4096)]
-# The command line gives text, which pydantic takes for numbers, but not for one of several.
-Stride = Annotated[
-    Literal[4, 8, 16, 32],
-    BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value),
-]
 
 
 class ModelSettings(Section):
@@ -87,7 +82,7 @@ class ModelSettings(Section):
         description="What the backbones see: image and reconstructions, or reconstructions alone. "
         "difference: what the image's features have that the reconstructions' have not.",
     )
-    backbone_stride: Stride = Field(
+    backbone_stride: Literal[4, 8, 16, 32] = Field(
         32,
         description="Pixels of the image a position of the backbones' maps stands for: smaller "
         "ones hold finer detail and spare the later stages.",

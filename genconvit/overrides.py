@@ -209,10 +209,13 @@ def _show(value: Any) -> str:
 
 
 def _parse_value(text: str, field: FieldInfo) -> Any:
-    """Text from the command line; pydantic turns the text of plain types into their values."""
+    """Text from the command line; pydantic turns the text of plain types into their values, but
+    not that of a number which is one of several."""
     optional = type(None) in get_args(field.annotation)
     if optional and text.lower() in ("none", "null"):
         return None
+    if get_origin(field.annotation) is Literal:
+        return next((one for one in get_args(field.annotation) if str(one) == text), text)
     kinds = {get_origin(kind) for kind in (field.annotation, *get_args(field.annotation))}
     if kinds & {tuple, dict}:
         is_list = tuple in kinds and not text.startswith("[")
