@@ -30,6 +30,7 @@ from genconvit.evaluate.score_metrics import FIGURES
 from genconvit.storage import absolute, is_url
 from ray_jobs.clip_features import split_features
 from ray_jobs.cluster import connected
+from ray_jobs.crop_clips import measured_crops
 from ray_jobs.evaluate_scores import command_of, show, stated_fit
 from ray_jobs.evaluated_data import data_of_clips, data_of_shards
 from ray_jobs.evidence import explainer
@@ -114,7 +115,7 @@ def evaluate(
             pairs = pairs_of(clips) if localisation else []
             chosen = choose(clips, robustness, video_dir) if robustness is not None else None
             output.say(f"Judging {len(clips)} clips. Ray's logs: {ray_logs}")
-            rows = judge.clips(clips)
+            rows = judge.clips(clips, measured_crops)
             faces = faces_of_clips(clips, info.preprocess, sampling)
             evaluated = data_of_clips(video_dir, clips)
         if not any(row.verdict for row in rows):

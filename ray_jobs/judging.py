@@ -20,7 +20,7 @@ from genconvit.errors import UserError
 from genconvit.evaluate.evaluated import CropScore, EvaluatedClip, decide_crops
 from genconvit.predict import load_detector
 from genconvit.storage import absolute
-from ray_jobs.crop_clips import measured_crops
+from ray_jobs.crop_clips import CropsOf, crops_of_clip
 from ray_jobs.extract_tasks import Task
 from ray_jobs.judge_clips import Judged, Scoring, judge_clips
 from ray_jobs.output import Output
@@ -57,8 +57,8 @@ class Judging:
         self.decision = decision
         self.output = output
 
-    def clips(self, clips: list[Clip]) -> list[EvaluatedClip]:
-        """Judges clips, each in one row."""
+    def clips(self, clips: list[Clip], crops_of: CropsOf = crops_of_clip) -> list[EvaluatedClip]:
+        """Judges clips, each in one row; with `measured_crops` also what was measured of it."""
         scoring = Scoring(
             self.model,
             with_detector_digest(self.info.preprocess),
@@ -68,7 +68,7 @@ class Judging:
         )
         rows: dict[str, EvaluatedClip] = {}
         with self.output.bar("judging", total=len(clips)) as bar:
-            for some in judge_clips([Task(clip) for clip in clips], scoring, measured_crops):
+            for some in judge_clips([Task(clip) for clip in clips], scoring, crops_of):
                 rows |= {judged.task.clip.name: _row(judged) for judged in some}
                 bar.advance(count=len(some))
         return [rows[clip.name] for clip in clips]
