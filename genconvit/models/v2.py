@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from genconvit.config import CLASSES, ModelSettings
 from genconvit.models.autoencoder import Autoencoder, normalize
-from genconvit.models.backbones import (
-    DEEPEST_STRIDE,
-    backbone_map,
-    build_backbones,
-    swin_map,
-)
+from genconvit.models.backbones import DEEPEST_STRIDE, backbone_map, build_backbones, swin_map
 from genconvit.models.fusion import (
     BackboneFusion,
     BranchAttention,
@@ -54,8 +49,8 @@ class V2(nn.Module):
             model.token_dim,
             cell=DEEPEST_STRIDE // model.backbone_stride,
         )
-        both = self.sees_image and not self.subtracts
-        width, dim = self.backbone_fusion.width * (2 if both else 1), model.token_dim
+        views, dim = 2 if model.backbone_input == "both" else 1, model.token_dim
+        width = views * self.backbone_fusion.width
         self.projection = nn.ModuleDict(
             {name: _build_projection(width, dim, curved=self.subtracts) for name in branches}
         )
