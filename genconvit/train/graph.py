@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genconvit.config import TrainSettings
+from genconvit.train.optim import set_training
 from genconvit.train.precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,9 @@ def record_passes(
     images_BCHW = torch.zeros(rows, 3, size, size, device=device).to(
         memory_format=torch.channels_last
     )
+    set_training(network)
     try:
-        return RecordedPasses(network.train(), images_BCHW, precision)
+        return RecordedPasses(network, images_BCHW, precision)
     except RuntimeError as error:  # out of memory, too
         logger.warning("training goes on without CUDA graphs: %s", error)
         return network

@@ -26,7 +26,7 @@ from genconvit.train.distributed import (
 )
 from genconvit.train.feed import Batch, Feed
 from genconvit.train.graph import record_passes
-from genconvit.train.optim import freeze_backbones
+from genconvit.train.optim import freeze_backbones, set_training
 from genconvit.train.precision import Precision
 from genconvit.train.run_writer import RunWriter
 from genconvit.train.state import RunState
@@ -281,7 +281,7 @@ def train_epoch(
 ) -> dict[str, Any]:
     """The rest of an epoch's batches; the means over all its crops, and the number of `crops`."""
     state, plan = step.state, data.plan
-    state.network.train()
+    set_training(state.network)
     feed = Feed(data.train(epoch, state.batches), device, resident=data.resident)
     watch.begin(feed, data.batches, plan.rows)
     for crops_BHWC, batch in feed:

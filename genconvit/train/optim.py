@@ -55,6 +55,18 @@ def freeze_backbones(network: nn.Module, frozen: bool) -> None:
             parameter.requires_grad_(not frozen)
 
 
+def set_training(network: nn.Module) -> None:
+    """Training mode, but for frozen backbones: they give what they give when a face is judged.
+
+    Neither do they drop paths then, nor do their batch norms learn the statistics of these crops.
+    """
+    network.train()
+    for name, module in network.named_modules():
+        frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        if frozen and name.rpartition(".")[2] in _BACKBONES:
+            module.eval()
+
+
 class Schedule:
     """The learning rate over a run, with a linear warm-up from a hundredth of `lr`.
 

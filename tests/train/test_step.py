@@ -126,6 +126,17 @@ def test_frozen_backbones_stay_as_they_are_and_learn_later(tmp_path: Path) -> No
         assert not torch.equal(tensor, later[name]), name
 
 
+def test_the_batch_norms_of_a_frozen_backbone_keep_their_statistics(tmp_path: Path) -> None:
+    job = settings("model.backbone=resnet10t", "train.freeze_epochs=1", "train.epochs=1")
+    torch.manual_seed(0)
+    begun = build_from_settings(job.model).state_dict()
+    frozen = weights(run(tmp_path / "a", job))
+    statistics = [name for name in begun if "running_" in name]
+    assert statistics
+    for name in statistics:
+        assert torch.equal(begun[name], frozen[name]), name
+
+
 def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     folder = run(tmp_path / "a", settings("train.model_ema=true", "train.model_ema_decay=0.5"))
     state = state_of(folder.path)
