@@ -119,14 +119,11 @@ class ServeSettings(Section):
         description="GPUs of a scoring process; none: a whole one where the cluster has one.",
     )
     batch_crops: int = Field(
-        256, ge=1, le=65_536, description="Most crops of all requests in a pass of the network."
-    )
-    batch_wait_ms: float = Field(
-        0,
-        ge=0,
-        le=10_000,
-        description="A pass waits so long for crops of other requests. 0: it takes what has come "
-        "while the one before it was computed.",
+        256,
+        ge=1,
+        le=65_536,
+        description="Most crops in a pass of the network, which takes what has come while the one "
+        "before it was computed.",
     )
 
     @field_validator("decoders", "scorers")

@@ -41,7 +41,7 @@ from serve.http.keys import Keys
 from serve.ingress import CROPPER, Ingress
 from serve.jobs.deployment import Jobs
 from serve.jobs.store import open_store
-from serve.scoring.scorer import CONCURRENT_BATCHES, Scorer
+from serve.scoring.scorer import PASSES, Scorer
 
 ROOM = 64
 """Requests beyond the limit that reach the ingress, to be refused there with a problem document."""
@@ -76,7 +76,7 @@ def build_app(
             Scorer,
             name=f"Scorer-{name}",
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-            max_ongoing_requests=max(settings.batch_crops * CONCURRENT_BATCHES, ROOM),
+            max_ongoing_requests=max(settings.batch_crops * PASSES, ROOM),
             autoscaling_config=_scaling(settings.scorers, 8),
         ).bind(absolute(location), settings)
         for name, location in settings.models.items()

@@ -20,9 +20,9 @@ from serve.http.server import Server
 from serve.jobs.store import JobStore
 from serve.listener import Listener
 from serve.problems import ProblemError
+from serve.scoring.callees import Croppers, Scorers
 from serve.scoring.judging import Judging
 from serve.scoring.replicas import Replicas
-from serve.scoring.together import Croppers, Scorers
 from serve.watching.logs import set_up_logs
 from serve.watching.metrics import Metrics
 

@@ -10,10 +10,9 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from ray import serve
 
 from genconvit.answers import Evidence
 from genconvit.checkpoint import DetectorInfo, read_info
@@ -25,11 +24,12 @@ from genconvit.verdict import TimelinePoint
 from serve.decoding.stored import Images, LostError, load, side_of
 from serve.problems import ProblemError
 from serve.scoring.evidence import evidence_of
+from serve.scoring.together import Together
 
 logger = logging.getLogger(__name__)
 
-CONCURRENT_BATCHES = 2
-"""One is computed while the next is put together."""
+PASSES = 2
+"""Under way: one is computed while the next is put together."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Crops:
     images: Images
     preprocess: str | None
     version: str | None
+
+
+Waiting: TypeAlias = tuple[Crops, float]
+"""Crops, and when they came."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,14 @@ class Scorer:
         self._adopting: asyncio.Task[None] | None = None
         # One pass at a time: two would only share the processor.
         self._turn = threading.Lock()
-        self._together.set_max_batch_size(settings.batch_crops)
-        self._together.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        # Ray Serve's own batches begin when their first request comes, however many passes are
+        # waiting: under load each request would have a pass of its own.
+        self._together: Together[Waiting, Scores] = Together(
+            self._score_together,
+            settings.batch_crops,
+            PASSES,
+            weigh=lambda waiting: len(waiting[0].images),
+        )
 
     async def describe(self) -> Loaded:
         """What is loaded."""
@@ -118,14 +128,10 @@ class Scorer:
             scores = await self._together((crops, time.monotonic()))
         return scores
 
-    @serve.batch(
-        max_concurrent_batches=CONCURRENT_BATCHES,
-        batch_size_fn=lambda waiting: sum(len(crops.images) for crops, _ in waiting),
-    )
-    async def _together(self, waiting: list[tuple[Crops, float]]) -> list[Scores]:
+    async def _score_together(self, waiting: list[Waiting]) -> list[Scores]:
         return await asyncio.to_thread(self._score, waiting)
 
-    def _score(self, waiting: list[tuple[Crops, float]]) -> list[Scores]:
+    def _score(self, waiting: list[Waiting]) -> list[Scores]:
         detector, loaded = self._detector, self._loaded
         images = [_fitting(crops, detector.info) for crops, _ in waiting]
         fitting = [each for each in images if each is not None]

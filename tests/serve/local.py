@@ -21,7 +21,7 @@ from serve.http.keys import Keys
 from serve.http.server import Server
 from serve.jobs.store import open_store
 from serve.scoring.judging import Judging
-from serve.scoring.scorer import Scorer, Scores
+from serve.scoring.scorer import Scorer
 from serve.watching.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -48,16 +48,6 @@ class Local:
         return self.targets[self._asked % len(self.targets)]
 
 
-class Unbatched(Scorer):
-    """Ray Serve's batches need Ray Serve: each request is a batch of its own."""
-
-    async def _together(self, waiting: Any) -> Scores:  # type: ignore[override]
-        return (await asyncio.to_thread(self._score, [waiting]))[0]
-
-    _together.set_max_batch_size = lambda value: None  # type: ignore[attr-defined]
-    _together.set_batch_wait_timeout_s = lambda value: None  # type: ignore[attr-defined]
-
-
 class Application:
     """An ASGI application that builds its server in the loop that it runs in."""
 
@@ -66,7 +56,7 @@ class Application:
 
     def __init__(self, settings: ServeSettings, processes: int = 1) -> None:
         self.settings, self._processes = settings, processes
-        self.scorers: dict[str, list[Unbatched]] = {}
+        self.scorers: dict[str, list[Scorer]] = {}
         self._api: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +75,7 @@ class Application:
         settings = self.settings
         self.cropper = Cropper(settings)
         self.scorers = {
-            name: [Unbatched(location, settings) for _ in range(self._processes)]
+            name: [Scorer(location, settings) for _ in range(self._processes)]
             for name, location in settings.models.items()
         }
         scorers = {name: Local(*each) for name, each in self.scorers.items()}

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from genconvit.config import Settings
 from serve.decoding.cropper import ClipWork
 from serve.problems import ProblemError
+from serve.scoring.callees import Croppers, Scorers
 from serve.scoring.scorer import Crops, Scores
-from serve.scoring.together import Croppers, Scorers, Together
+from serve.scoring.together import Together
 
 
 class Recorder:
@@ -59,6 +63,26 @@ def test_a_lone_question_waits_for_nobody_and_those_of_a_turn_go_together() -> N
     assert asyncio.run(talk()) == [10 * n for n in range(1, 10)]
     # The second call takes what is there; the others wait for room and then go together.
     assert calls == [[1], [2, 3, 4], [5, 6, 7], [8, 9]]
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 3))
+def test_calls_hold_what_fits_in_the_order_in_which_it_came(weights: list[int], calls: int) -> None:
+    asked: list[list[int]] = []
+
+    async def ask(some: list[int]) -> list[int | Exception]:
+        asked.append([weights[place] for place in some])
+        await asyncio.sleep(0)
+        return list(some)
+
+    async def talk() -> list[int]:
+        together: Together[int, int] = Together(ask, 10, calls, weigh=lambda place: weights[place])
+        return await asyncio.gather(*(together(place) for place in range(len(weights))))
+
+    assert asyncio.run(talk()) == list(range(len(weights)))
+    assert [weight for call in asked for weight in call] == weights
+    assert all(sum(call) <= 10 or len(call) == 1 for call in asked)
+    for call, following in pairwise(asked):
+        assert sum(call) + following[0] > 10  # no call without need
 
 
 def test_one_that_is_refused_or_leaves_does_not_take_the_others_with_it() -> None:
