@@ -130,9 +130,14 @@ class Watch:
 
 @contextmanager
 def _gpu_samples() -> Iterator[list[list[float]]]:
-    """Collects (GPU, percent, MiB) while it lasts; nothing where there is no GPU."""
+    """Collects (GPU, percent, MiB) while it lasts; nothing where there is no GPU.
+
+    It looks at the GPUs that CUDA may use: others of the host may have other work.
+    """
     samples: list[list[float]] = []
     query = ["--query-gpu=index,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+    if allowed := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query.append(f"--id={allowed}")
     try:
         process = subprocess.Popen(
             ["nvidia-smi", *query, f"-lms={GPU_SAMPLE_MS}"],
