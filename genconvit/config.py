@@ -196,3 +196,12 @@ class Settings(Section):
         if arch != "original" or not isinstance(values.get("loss", {}), dict):
             return values
         return {**values, "loss": {"vae_weight": 1.0, **values.get("loss", {})}}
+
+    @model_validator(mode="after")
+    def _fakes_to_learn_from(self) -> Settings:
+        if self.stream.real_only and not self.augment.self_blend:
+            raise ValueError(
+                "stream.real_only leaves no fakes to learn from; give augment.self_blend a share, "
+                "such as 0.5"
+            )
+        return self

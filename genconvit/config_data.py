@@ -196,6 +196,10 @@ class StreamSettings(Section):
     frames_per_clip: int | None = Field(
         None, ge=1, le=100_000, description="At most so many crops of a clip an epoch, drawn anew."
     )
+    real_only: bool = Field(
+        False,
+        description="Train on real crops alone; the only fakes are those of augment.self_blend.",
+    )
     mix: tuple[float, ...] | None = Field(
         None,
         description="Share of each --data in an epoch, such as [0.7, 0.3]; none: as they are.",

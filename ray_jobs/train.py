@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genconvit.config import Settings
-from genconvit.data.training_data import TrainingData, refuse_leaks
+from genconvit.data.training_data import TrainingData, crops_to_train_on, refuse_leaks
 from genconvit.errors import RunStoppedError, UserError
 from genconvit.evaluate.training_figure import training_curves
 from genconvit.files import locked
@@ -95,7 +95,8 @@ def train(
                 "train.sync_bn needs a GPU for every worker; leave it out, or ask for the GPUs "
                 "with train.device=cuda."
             )
-        if sum(dataset.counts["train"].values()) < budget.workers:
+        crops = crops_to_train_on(dataset, settings.stream)
+        if crops < budget.workers:
             raise UserError(f"{dataset.path} has fewer training crops than there are workers.")
         folder = RunFolder(out, settings, data_summary(dataset))
         if resume:
@@ -105,7 +106,7 @@ def train(
             f"Training {settings.model.preset} {settings.model.net} "
             f"on {plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
             f"{_batch_in_words(settings)}, "
-            f"{sum(dataset.counts['train'].values())} crops"
+            f"{plural(crops, 'real crop' if settings.stream.real_only else 'crop')}"
             f"{' of the train and val splits' if dataset.on_val else ''}.\n"
             f"Run: {out}\nRay's logs: {ray_logs}"
         )

@@ -132,9 +132,9 @@ def test_every_setting_has_a_meaning_and_a_range() -> None:
         assert "default" in describe(field), name
 
 
-# serve.yaml is Ray Serve's own kind of file: tests/serve/test_server.py reads it. recipes.yaml has
-# many sets of settings: tests/recipe/test_recipes.py reads it.
-OTHERS = {Path("configs/serve.yaml"), Path("configs/recipes.yaml")}
+# serve.yaml is Ray Serve's own kind of file: tests/serve/test_server.py reads it. Files of recipes
+# have many sets of settings: tests/recipe/test_recipes.py reads them.
+OTHERS = {Path("configs/serve.yaml"), *Path("configs").glob("recipes*.yaml")}
 RECIPES = sorted(set(Path("configs").glob("*.yaml")) - OTHERS)
 
 
@@ -188,6 +188,12 @@ def test_the_published_aggregation_overrules_the_frames_of_a_detector() -> None:
     given = [parse_assignment("decision.aggregation=original")]
     assert resolve_settings(assignments=given, base=base).sampling == ORIGINAL_SAMPLING
     assert resolve_settings(base=base).sampling == SamplingSettings(frames=32)
+
+
+def test_real_crops_alone_need_fakes_that_are_made_of_them() -> None:
+    with pytest.raises(UserError, match=r"stream\.real_only.*augment\.self_blend"):
+        resolve("stream.real_only=true")
+    resolve("stream.real_only=true", "augment.self_blend=0.5")
 
 
 def test_original_has_its_own_defaults() -> None:

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from genconvit.config import StreamSettings
+from genconvit.config import CLASSES, StreamSettings
 from genconvit.data.plan import Piece
 from genconvit.data.shards import RowGroup
 from genconvit.folder import open_parquet
 
 Ints = NDArray[np.int64]
+REAL = CLASSES.index("real")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,15 @@ def choose_rows(index: RowIndex, settings: StreamSettings, seed: int) -> Ints:
 
     Args:
         index: All rows.
-        settings: `frames_per_clip`, `balance` and `mix`.
+        settings: `frames_per_clip`, `real_only`, `balance` and `mix`.
         seed: Another one for every epoch.
     """
     generator = np.random.default_rng(seed)
     rows = np.arange(len(index))
     if settings.frames_per_clip is not None:
         rows = _capped(index, settings.frames_per_clip, generator)
+    if settings.real_only:
+        rows = rows[index.label[rows] == REAL]
     size = len(rows)
     strata = [rows]
     if settings.mix is not None:

@@ -263,6 +263,7 @@ class Epochs:
         settings = self._settings
         return (
             settings.balance != "none"
+            or settings.real_only
             or settings.frames_per_clip is not None
             or settings.mix is not None
         )
@@ -286,6 +287,12 @@ class Epochs:
         return whole(group for groups in self._data.row_groups(split) for group in groups)
 
 
+def crops_to_train_on(data: TrainingData | FrameDataset, settings: StreamSettings) -> int:
+    """Crops that training may draw from; with `real_only` the real ones."""
+    counts = data.counts.get("train", {})
+    return counts.get("real", 0) if settings.real_only else sum(counts.values())
+
+
 def check_mix(data: TrainingData, settings: StreamSettings) -> None:
     """Whether there is a share for each dataset, and something to take it from.
 
@@ -293,10 +300,11 @@ def check_mix(data: TrainingData, settings: StreamSettings) -> None:
         UserError: There is not.
     """
     for dataset in data.datasets:
-        if settings.mix is not None and not any(dataset.counts.get("train", {}).values()):
+        if settings.mix is not None and not crops_to_train_on(dataset, settings):
+            real = "real " if settings.real_only else ""
             raise UserError(
-                f"--mix (stream.mix) gives {dataset.path} a share, and it has no crops in its "
-                "train split; leave it or the shares out."
+                f"--mix (stream.mix) gives {dataset.path} a share, and it has no {real}crops in "
+                "its train split; leave it or the shares out."
             )
     if settings.mix is not None and len(settings.mix) != len(data.datasets):
         raise UserError(

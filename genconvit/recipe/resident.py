@@ -132,7 +132,7 @@ class ResidentEpochs:
         crops: Of the split.
         resident: The same crops, on the device.
         rows: Those that are trained on.
-        settings: `balance` and `frames_per_clip` are honoured; `mix` is of one dataset.
+        settings: `mix` and `cache` have no part in it.
         batch_size: Crops a batch.
         seed: Of the run.
 

@@ -48,6 +48,14 @@ def test_the_cap_keeps_every_clip_and_no_more_than_it_says(
     assert len(set(rows)) == len(rows)
 
 
+@given(indices(), st.none() | st.integers(1, 9), seeds)
+def test_real_only_leaves_the_fakes_out(index: RowIndex, cap: int | None, seed: int) -> None:
+    real = StreamSettings(real_only=True, frames_per_clip=cap)
+    both = StreamSettings(frames_per_clip=cap)
+    rows = choose_rows(index, both, seed)
+    assert sorted(choose_rows(index, real, seed)) == sorted(rows[index.label[rows] == 1])
+
+
 @given(indices(), st.sampled_from(["class", "method"]), seeds)
 def test_balance_gives_each_kind_as_many_and_each_of_its_rows_as_often(
     index: RowIndex, balance: str, seed: int

@@ -39,7 +39,7 @@ def test_there_is_no_test_split_to_open(tmp_path: Path) -> None:
 
 def test_workers_get_as_many_rows_as_they_say(tmp_path: Path) -> None:
     data = small_dataset(tmp_path, "")
-    for settings in ({}, {"balance": "class"}, {"frames_per_clip": 7}):
+    for settings in ({}, {"balance": "class"}, {"frames_per_clip": 7}, {"real_only": True}):
         shares = [epochs(data, 3, rank, **settings) for rank in range(3)]
         sizes = {sum(len(chunk) for chunk in share.train(2)) for share in shares}
         assert sizes == {shares[0].rows}
@@ -60,6 +60,7 @@ def test_class_weights_follow_what_is_drawn(tmp_path: Path) -> None:
     assert epochs(data).class_counts == (60, 20)
     assert epochs(data, balance="class").class_counts == (40, 40)
     assert epochs(data, frames_per_clip=10).class_counts == (10, 10)
+    assert epochs(data, real_only=True).class_counts == (0, 20)
 
 
 def test_datasets_are_mixed_by_weight_and_validated_by_all(tmp_path: Path) -> None:
@@ -138,6 +139,8 @@ def test_a_share_of_a_dataset_without_training_crops_is_refused(tmp_path: Path) 
     two = make_dataset(tmp_path / "y", table(2, 0, "train", "u"))
     with pytest.raises(UserError, match="no crops in its train split"):
         epochs(TrainingData.of(one, two), mix=(1, 1))
+    with pytest.raises(UserError, match=r"y.* no real crops in its train split"):
+        epochs(TrainingData.of(two), mix=(1,), real_only=True)
     assert epochs(TrainingData.of(one, two)).rows == 2
 
 
