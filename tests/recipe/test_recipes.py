@@ -177,6 +177,25 @@ def test_the_recipes_that_come_along_are_one_change_from_ours(preset: str) -> No
     assert differences(ours, ours) == {}
 
 
+def test_the_recipes_for_few_clips_build_on_each_other() -> None:
+    path = RECIPES.with_name("recipes_few_clips.yaml")
+    recipes = {recipe.name: recipe.settings for recipe in read_recipes(path)}
+    common = {recipe.name: recipe.settings for recipe in read_recipes(RECIPES)}
+    for name in ("predecessor", "original"):
+        assert recipes[name] == common[name]
+    assert differences(recipes["small-seams"], recipes["small"]) == {
+        "augment.self_blend": 0.5,
+        "augment.self_blend_seams": 1.0,
+    }
+    for alone, mixed in (
+        ("small-seams-alone", "small-seams"),
+        ("frozen-seams-alone", "frozen-detail"),
+    ):
+        assert differences(recipes[alone], recipes[mixed]) == {"stream.real_only": True}
+    frozen = recipes["frozen-detail"].train
+    assert frozen.freeze_epochs == frozen.epochs
+
+
 def test_a_seed_is_all_that_differs_between_the_runs_of_a_recipe() -> None:
     recipe = Recipe("a", resolve_settings())
     one, other = (run_settings(recipe.of_seed(seed)) for seed in (1, 2))
