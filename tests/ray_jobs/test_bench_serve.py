@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -136,16 +137,19 @@ def test_the_slope_of_memory_has_an_honest_interval() -> None:
 
 def test_a_watch_sees_children_and_what_they_did() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    busy = "import time; x = bytearray(60_000_000); t = time.time()\nwhile time.time() < t + 2: 1"
-    process = subprocess.Popen([sys.executable, "-c", code, busy])
-    watch = Watch(process.pid, itself=True)
-    time.sleep(0.5)
-    with watch.watching() as used:
-        assert len(processes_below(process.pid, itself=True)) == 2
-        assert use_of(processes_below(process.pid, itself=False)).memory_mb > 50
-        time.sleep(0.5)
+    busy = "x = bytearray(60_000_000); print(flush=True)\nwhile True: pass"
+    command = [sys.executable, "-c", code, busy]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # the child is there
+            with Watch(process.pid, itself=True).watching() as used:
+                assert len(processes_below(process.pid, itself=True)) == 2
+                assert use_of(processes_below(process.pid, itself=False)).memory_mb > 50
+                time.sleep(0.5)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
     assert used["cpus"] > 0.1
-    process.wait()
     assert use_of([process.pid]) == use_of([])
 
 
