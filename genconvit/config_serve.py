@@ -122,8 +122,8 @@ class ServeSettings(Section):
         256,
         ge=1,
         le=65_536,
-        description="Most crops in a pass of the network, which takes what has come while the one "
-        "before it was computed.",
+        description="Most crops in a pass of the network: what comes while others are computed "
+        "goes together.",
     )
 
     @field_validator("decoders", "scorers")

@@ -136,7 +136,11 @@ def _gpu_samples() -> Iterator[list[list[float]]]:
     """
     samples: list[list[float]] = []
     query = ["--query-gpu=index,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-    if allowed := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed == "":
+        yield samples
+        return
+    if allowed is not None:
         query.append(f"--id={allowed}")
     try:
         process = subprocess.Popen(

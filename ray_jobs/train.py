@@ -96,8 +96,9 @@ def train(
                 "with train.device=cuda."
             )
         crops = crops_to_train_on(dataset, settings.stream)
+        kind = "real crop" if settings.stream.real_only else "crop"
         if crops < budget.workers:
-            raise UserError(f"{dataset.path} has fewer training crops than there are workers.")
+            raise UserError(f"{dataset.path} has fewer {kind}s to train on than there are workers.")
         folder = RunFolder(out, settings, data_summary(dataset))
         if resume:
             folder.check()
@@ -106,7 +107,7 @@ def train(
             f"Training {settings.model.preset} {settings.model.net} "
             f"on {plural(budget.workers, 'worker')} ({'GPU' if budget.use_gpu else 'CPU'}), "
             f"{_batch_in_words(settings)}, "
-            f"{plural(crops, 'real crop' if settings.stream.real_only else 'crop')}"
+            f"{plural(crops, kind)}"
             f"{' of the train and val splits' if dataset.on_val else ''}.\n"
             f"Run: {out}\nRay's logs: {ray_logs}"
         )

@@ -263,9 +263,11 @@ def validated(name: str, value: Any, origin: str) -> Value:
     """
     kept: Any = value
     if not isinstance(value, (list, tuple, Mapping)):
-        # As many epochs as there can be: those of the sweep are not known, and a warm-up needs some
+        # The sweep's other settings are not known: as many epochs as there can be, since a warm-up
+        # needs some, and self-blended fakes, since real crops alone need those.
         given = [
             Assignment("train.epochs", "100000", origin),
+            Assignment("augment.self_blend", "0.5", origin),
             Assignment(name, show(value), f"{show(value)} in {origin}"),
         ]
         kept = value_in(resolve_settings(assignments=given), name)

@@ -107,9 +107,18 @@ class Scorers:
             else:
                 groups.append([place])
         answers = await asyncio.gather(
-            *(self._score_alike([asked[place] for place in group]) for group in groups)
+            *(self._score_alike([asked[place] for place in group]) for group in groups),
+            return_exceptions=True,
         )
-        return [scores for answer in answers for scores in answer]
+        found: list[Scores | Exception] = []
+        for group, answer in zip(groups, answers, strict=True):
+            if isinstance(answer, Exception):  # the other groups have their scores all the same
+                found += [answer] * len(group)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found += answer
+        return found
 
     async def _score_alike(self, asked: list[Crops]) -> list[Scores]:
         images = [crops.images for crops in asked]

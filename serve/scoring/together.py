@@ -55,7 +55,8 @@ class Together(Generic[Asked, Answered]):
             task.add_done_callback(self._ended)
 
     def _take(self) -> list[tuple[Asked, asyncio.Future[Answered]]]:
-        """The longest-waiting questions that fit into a call, one at least."""
+        """The longest-waiting questions that fit into a call; who has left is left out."""
+        self._waiting = [waiting for waiting in self._waiting if not waiting[1].done()]
         count, weight = 0, 0
         for asked, _ in self._waiting:
             weight += self._weigh(asked)

@@ -331,6 +331,10 @@ def test_a_space_that_contradicts_the_base_is_refused_before_the_first_trial() -
         space.check_base(small_settings(*short))
     space.check_base(small_settings("train.epochs=4", "train.sched=cosine"))
     space.check_base(small_settings("train.epochs=2"))  # no trial warms up
+    real = parse("stream.real_only: {choice: [true, false]}")
+    real.check_base(small_settings("augment.self_blend=0.3"))
+    with pytest.raises(UserError, match=r"augment\.self_blend"):
+        real.check_base(small_settings())
     dropout = parse("model.dropout_rate: {uniform: [0, 0.3]}")
     with pytest.raises(UserError, match=r"leave model\.dropout_rate out"):
         dropout.check_base(small_settings("model.arch=original"))
