@@ -92,6 +92,11 @@ class ModelSettings(Section):
         description="How positions become one vector. place: by learned weights, which begin as "
         "the face, its outline and its surroundings.",
     )
+    seam_branch: bool = Field(
+        False,
+        description="A third branch: fine detail along the face's outline, learned from real crops "
+        "alone.",
+    )
     image_size: int = Field(
         224, ge=64, le=512, multiple_of=32, description="Side of the network's input, pixels."
     )
@@ -160,6 +165,14 @@ class ModelSettings(Section):
                     f"{name} is a setting of arch v2, and arch {self.arch} has no such part; "
                     f"leave model.{name} out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _seams_have_one_verdict(self) -> ModelSettings:
+        if self.seam_branch and self.net == "genconvit":
+            raise ValueError(
+                "seam_branch adds to one verdict, and net genconvit has two; give net v2, ed or vae"
+            )
         return self
 
     @model_validator(mode="after")

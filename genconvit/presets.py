@@ -12,6 +12,7 @@ V2_ONLY = (
     "backbone_input",
     "backbone_stride",
     "pooling",
+    "seam_branch",
     "ae_latent",
     "vae_latent",
     "dropout_rate",

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from genconvit.errors import UserError
 
 DEVIATION_EPS = 1e-6
+FACE_RADIUS = 0.62
+"""Of a face's longer side, in halves of a crop's side, where crops have a margin of 0.3."""
 RING_RADII = (0.0, 0.6, 1.1)
-"""Of the face's middle, its outline and its surroundings, in halves of a crop's side: at a margin
-of 0.3 the face's longer side reaches from -0.62 to 0.62."""
+"""Of the face's middle, its outline and its surroundings, in halves of a crop's side."""
 RING_WIDTH = 0.2
 FACE_HEIGHT = 1.3
 """Of a face's box, in its widths."""
@@ -62,8 +63,7 @@ class PlacePooling(nn.Module):
 
     def __init__(self, side: int, dim: int) -> None:
         super().__init__()
-        place = (2 * torch.arange(side) + 1) / side - 1
-        radius_T = torch.hypot(place[:, None], FACE_HEIGHT * place[None, :]).flatten()
+        radius_T = FACE_RADIUS * face_radius(side).flatten()
         distance_KT = radius_T - torch.tensor(RING_RADII)[:, None]
         self.weight_logits = nn.Parameter(-0.5 * (distance_KT / RING_WIDTH) ** 2)
         self.mix = nn.Linear(len(RING_RADII) * dim, dim)
@@ -73,6 +73,12 @@ class PlacePooling(nn.Module):
         weights_KT = self.weight_logits.softmax(dim=-1).to(tokens_BTD.dtype)
         mixed: Tensor = self.mix((weights_KT @ tokens_BTD).flatten(1))
         return mixed
+
+
+def face_radius(side: int) -> Tensor:
+    """How far each place of a crop, (side, side), is from its middle: 1 on the face's outline."""
+    place = (2 * torch.arange(side) + 1) / side - 1
+    return torch.hypot(place[:, None], FACE_HEIGHT * place[None, :]) / FACE_RADIUS
 
 
 class MeanPooling(nn.Module):

@@ -18,6 +18,7 @@ class NetworkOutput:
         logits: (B, 2), in the order of `genconvit.config.CLASSES`.
         ed_logits: (B, 2), of the autoencoder branch alone, where both branches have a head.
         vae_logits: (B, 2), the same of the variational branch.
+        seam_logits: (B, 2), of the seam branch alone.
         ed_reconstruction: (B, 3, S, S) in [0, 1].
         vae_reconstruction: (B, 3, S, S) in [0, 1]; of `original` (B, 3, S/2, S/2), normalised.
         mu: (B, Z), mean of the latent's posterior.
@@ -27,6 +28,7 @@ class NetworkOutput:
     logits: Tensor
     ed_logits: Tensor | None = None
     vae_logits: Tensor | None = None
+    seam_logits: Tensor | None = None
     ed_reconstruction: Tensor | None = None
     vae_reconstruction: Tensor | None = None
     mu: Tensor | None = None

@@ -19,6 +19,7 @@ from genconvit.models.fusion import (
     PlacePooling,
 )
 from genconvit.models.output import NetworkOutput, check_images
+from genconvit.models.seams import SeamBranch
 from genconvit.models.vae import VariationalAutoencoder
 
 
@@ -72,9 +73,13 @@ class V2(nn.Module):
         if not fused or model.aux_heads:
             for name in branches:
                 self.branch_heads[name] = _build_head(dim, model.dropout_rate)
+        self.seams = SeamBranch(model.image_size) if model.seam_branch else None
 
     def forward(self, images_BCHW: Tensor, *, verdict_only: bool = False) -> NetworkOutput:
         """One pass over ImageNet-normalised float images (B, 3, S, S), S = `model.image_size`.
+
+        In training the seam branch has no part in the logits, so that the rest of the network
+        learns as it would alone.
 
         Args:
             images_BCHW: The images.
@@ -96,7 +101,8 @@ class V2(nn.Module):
 
         tokens = self._branch_tokens(images_BCHW, reconstructions)
         if self.fusion is not None and verdict_only:
-            return NetworkOutput(logits=self._fuse(tokens["ed"], tokens["vae"]))
+            output = NetworkOutput(logits=self._fuse(tokens["ed"], tokens["vae"]))
+            return self._with_seams(output, images_BCHW)
         branch_logits = {
             name: head(self.pooling(tokens[name])) for name, head in self.branch_heads.items()
         }
@@ -111,6 +117,11 @@ class V2(nn.Module):
             output.ed_reconstruction = reconstructions.get("ed")
             output.vae_reconstruction = reconstructions.get("vae")
             output.mu, output.logvar = mu, logvar
+        return self._with_seams(output, images_BCHW)
+
+    def _with_seams(self, output: NetworkOutput, images_BCHW: Tensor) -> NetworkOutput:
+        if self.seams is not None and not self.training:
+            output.logits, output.seam_logits = self.seams(output.logits, images_BCHW)
         return output
 
     def _branch_tokens(

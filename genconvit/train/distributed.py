@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from genconvit.models.seams import SeamBranch
+
 T = TypeVar("T")
 
 
@@ -54,9 +56,14 @@ def gather_from_workers(item: T) -> list[T]:
 
 
 def batch_statistics(network: nn.Module) -> list[Tensor]:
-    """The buffers of a network's batch norms."""
-    norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
-    return [buffer for norm in norms for buffer in norm.buffers()]
+    """The buffers of what follows the batches: a network's batch norms and its seam branch."""
+    found = list[Tensor]()
+    for part in network.modules():
+        if isinstance(part, _BatchNorm):
+            found += part.buffers()
+        elif isinstance(part, SeamBranch):
+            found += part.statistics
+    return found
 
 
 def share_batch_statistics(network: nn.Module) -> None:

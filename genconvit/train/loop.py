@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from genconvit.config import Settings
 from genconvit.data.match import factors_of
 from genconvit.errors import RunEndedError, UserError
+from genconvit.models.seams import fit_seams
 from genconvit.reference import CropSample
 from genconvit.train.batches import BatchPlan
 from genconvit.train.distributed import (
@@ -136,6 +137,7 @@ class Trainer:
         means = train_epoch(self._step, self._data, epoch, self._device, watch)
         for one in {network, self.state.judge}:
             share_batch_statistics(one)
+        fit_seams(network, self.state.judge)
         _refuse_different(network, self._device)
         return means
 

@@ -17,13 +17,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from genconvit.config import LossSettings, ModelSettings, Settings
 from genconvit.data.augment import build_augmentation
-from genconvit.data.blend import BlendReals
+from genconvit.data.blend import BlendReals, SelfBlend, crop_margin
 from genconvit.data.jpeg import compress_jpeg
 from genconvit.data.match import match_detail
 from genconvit.data.mix import MixCrops
 from genconvit.data.tensors import to_device, to_images
 from genconvit.losses import compute_losses
 from genconvit.models.autoencoder import normalize
+from genconvit.models.seams import find_seams
 from genconvit.train.distributed import batch_statistics
 from genconvit.train.precision import Precision
 from genconvit.train.state import RunState
@@ -95,6 +96,7 @@ class Preparation(nn.Module):
         super().__init__()
         augment = settings.augment
         self.blend = BlendReals(augment.self_blend, settings.preprocess, augment.self_blend_seams)
+        self.smooth_seams = SelfBlend(crop_margin(settings.preprocess), seams=1.0)
         self.jpeg_quality = settings.preprocess.jpeg_quality
         self.augmentation = build_augmentation(augment).to(device)
         self.mix = MixCrops(augment)
@@ -121,11 +123,33 @@ class Preparation(nn.Module):
         if self.blend.share > 0:
             # As extraction does after blending. Without it a fake is told by the noise that a
             # smoothed seam lacks, which no stored fake does; real crops go through it alike.
-            quality_B = images_BCHW.new_full((len(images_BCHW),), self.jpeg_quality)
-            images_BCHW = compress_jpeg(images_BCHW, quality_B)
+            images_BCHW = self._compress(images_BCHW)
         images_BCHW = self.augmentation(images_BCHW)
         images_BCHW, targets = self.mix(images_BCHW, to_device(labels_B, images_BCHW.device))
         return normalize(images_BCHW), targets
+
+    @torch.no_grad()
+    def seam_lesson(
+        self, crops_BHWC: Tensor, labels_B: Tensor, factors_B2: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """A batch's real crops, and copies of them with a smoothed seam, both prepared alike.
+
+        Returns:
+            Normalised images, (R, 3, S, S) each; None of a batch without real crops.
+        """
+        rows = (labels_B == 1).nonzero().flatten()
+        if len(rows) == 0:
+            return None
+        images_RCHW = to_images(crops_BHWC[to_device(rows, crops_BHWC.device)], crops_BHWC.device)
+        if factors_B2 is not None:
+            images_RCHW = match_detail(images_RCHW, factors_B2[rows])
+        both = torch.cat([images_RCHW, self.smooth_seams(images_RCHW)])
+        real, seam = normalize(self.augmentation(self._compress(both))).chunk(2)
+        return real, seam
+
+    def _compress(self, images_BCHW: Tensor) -> Tensor:
+        quality_B = images_BCHW.new_full((len(images_BCHW),), self.jpeg_quality)
+        return compress_jpeg(images_BCHW, quality_B)
 
 
 class TrainStep:
@@ -143,12 +167,13 @@ class TrainStep:
         self,
         network: nn.Module,
         objective: Objective,
-        preparation: nn.Module,
+        preparation: Preparation,
         state: RunState,
         clip_grad: float,
     ) -> None:
         self.network, self.objective, self.preparation = network, objective, preparation
         self.state, self.clip_grad = state, clip_grad
+        self._seams = find_seams(state.network)
         self._parameters = [p for p in state.network.parameters() if p.requires_grad]
         self._statistics = batch_statistics(state.network)
         self._statistics_before = [buffer.clone() for buffer in self._statistics]
@@ -169,9 +194,16 @@ class TrainStep:
             factors_B2: Of `match_detail`, on the CPU; None matches nothing.
             last: As for `backward`.
         """
+        if self._seams is not None:
+            lesson = self.preparation.seam_lesson(crops_BHWC, labels_B, factors_B2)
+            if lesson is not None:
+                self._seams.observe(*lesson)
         x_BCHW, targets = self.preparation(crops_BHWC, labels_B, factors_B2)
         with self._exchange(last):
-            return self.objective(self.network, x_BCHW, targets)[1]
+            logits_B2, parts = self.objective(self.network, x_BCHW, targets)
+        if self._seams is not None:
+            self._seams.observe_verdict(logits_B2)
+        return parts
 
     def backward(self, loss: Tensor, share: float = 1.0, *, last: bool = True) -> None:
         """Adds a pass's gradient.

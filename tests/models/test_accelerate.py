@@ -83,6 +83,7 @@ def nano_convnext() -> dict[str, Any]:
         {"backbone_input": "both"},
         {"backbone_input": "reconstruction"},
         {"backbone_input": "difference", "backbone_stride": 8, "pooling": "place"},
+        {"seam_branch": True},
     ],
     ids=str,
 )

@@ -34,9 +34,11 @@ DROP_PATH = st.floats(0.0, 0.2)
 @st.composite
 def v2_models(draw: st.DrawFn) -> ModelSettings:
     heads = draw(st.sampled_from((1, 2, 4)))
+    net = draw(st.sampled_from(("v2", "genconvit", "ed", "vae")))
     return ModelSettings(
         preset="nano",
-        net=draw(st.sampled_from(("v2", "genconvit", "ed", "vae"))),
+        net=net,
+        seam_branch=net != "genconvit" and draw(st.booleans()),
         attention=draw(st.booleans()),
         residual=draw(st.booleans()),
         fusion=draw(st.sampled_from(("swiglu", "sum", "concat"))),
@@ -151,6 +153,7 @@ def check_output(output: NetworkOutput, model: ModelSettings, batch: int) -> Non
         "logits": (batch, 2),
         "ed_logits": (batch, 2) if both else None,
         "vae_logits": (batch, 2) if both else None,
+        "seam_logits": (batch, 2) if model.seam_branch else None,
         "ed_reconstruction": image if has_ed and not original else None,
         "vae_reconstruction": (half if original else image) if has_vae else None,
         "mu": (batch, latent) if has_vae else None,

@@ -231,7 +231,7 @@ def ddp_worker(rank: int, folder: str) -> None:
     share_batch_statistics(normed)
     torch.save(normed.state_dict(), f"{folder}/statistics{rank}.pt")
     for passes in (1, 2):
-        job = settings("train.freeze_epochs=1")
+        job = settings("train.freeze_epochs=1", "model.seam_branch=true")
         network = build_from_settings(job.model)
         run_folder = RunWriter(Path(folder) / f"run{passes}", job, {"digest": "none"})
         own = data_of(crops(20, seed=rank), crops(8, seed=2 + rank), batch_size=4, passes=passes)

@@ -48,6 +48,7 @@ EVERYTHING = (
     "augment.mixup=0.4",
     "augment.cutmix=0.4",
     "augment.self_blend=0.3",
+    "model.seam_branch=true",
     "loss.label_smoothing=0.1",
     "loss.focal_gamma=2",
 )
