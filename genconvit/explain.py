@@ -56,13 +56,16 @@ CROPS_A_TRACK, TRACKS = 2, 4
 
 
 class BranchAgreement(BaseModel):
-    """P(fake) of each branch's own head beside that of the verdict; None where it has no head."""
+    """P(fake) of each branch alone beside that of the verdict; None where it says nothing alone."""
 
     model_config = ConfigDict(frozen=True)
 
     fused: float
     ed: float | None
     vae: float | None
+    seams: float | None = Field(
+        None, description="Of the seam branch; it has no head and no part in `agree`."
+    )
     agree: bool | None = Field(
         description="Whether all are on one side of 0.5; None without heads."
     )
@@ -320,15 +323,25 @@ def _error_map(reconstruction_1CHW: Tensor, pixels_1CHW: Tensor) -> Map:
 
 def _agreement(p_fake: float, output: NetworkOutput, temperature: float) -> BranchAgreement:
     """What the branches' own heads say."""
-    own: dict[str, float | None] = {"ed": None, "vae": None}
-    for name, logits in (("ed", output.ed_logits), ("vae", output.vae_logits)):
-        if logits is not None:
-            fake, real = logits.detach()[0].double().cpu().numpy() / temperature
-            own[name] = float(expit(fake - real))
+
+    def probability(logits_12: Tensor | None) -> float | None:
+        if logits_12 is None:
+            return None
+        fake, real = logits_12.detach()[0].double().cpu().numpy() / temperature
+        return float(expit(fake - real))
+
+    own = {"ed": probability(output.ed_logits), "vae": probability(output.vae_logits)}
+    seams = probability(output.seam_logits)
+    seams_said = "" if seams is None else f" Seams alone: {seams:.2f}."
     heads = {name: p for name, p in own.items() if p is not None}
     if not heads:
         return BranchAgreement(
-            fused=p_fake, ed=None, vae=None, agree=None, sentence="The branches have no own heads."
+            fused=p_fake,
+            ed=None,
+            vae=None,
+            seams=seams,
+            agree=None,
+            sentence="The branches have no own heads." + seams_said,
         )
     sides = {name: p > 0.5 for name, p in heads.items()}
     others = [name for name, fake in sides.items() if fake != (p_fake > 0.5)]
@@ -344,6 +357,7 @@ def _agreement(p_fake: float, output: NetworkOutput, temperature: float) -> Bran
         fused=p_fake,
         ed=own["ed"],
         vae=own["vae"],
+        seams=seams,
         agree=not others,
-        sentence=f"{said} ({values}; fused {p_fake:.2f}).",
+        sentence=f"{said} ({values}; fused {p_fake:.2f}).{seams_said}",
     )

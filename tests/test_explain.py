@@ -174,6 +174,8 @@ def test_any_switches_can_be_explained(model: ModelSettings, seed: int) -> None:
     heads = model.net == "genconvit" or (model.net == "v2" and model.aux_heads)
     assert (agreement.ed is not None) == (agreement.vae is not None) == heads
     assert (agreement.agree is not None) == heads
+    assert (agreement.seams is not None) == model.seam_branch
+    assert ("Seams alone" in agreement.sentence) == model.seam_branch
 
 
 def test_errors_are_where_a_reconstruction_differs(nano: Detector, monkeypatch: Any) -> None:

@@ -135,6 +135,14 @@ def test_a_network_of_detail_is_exported(crops: np.ndarray, tmp_path: Path) -> N
     assert report.logits_difference < 1e-5
 
 
+def test_a_seam_branch_is_exported(crops: np.ndarray, tmp_path: Path) -> None:
+    detector = untrained("model.seam_branch=true")
+    branch = detector.network.seams
+    branch.weight.copy_(torch.linspace(-1, 1, len(branch.weight)))
+    branch.verdict_scale.fill_(0.25)
+    assert export_onnx(detector, tmp_path / "net.onnx", crops).logits_difference < 1e-4
+
+
 def test_a_file_that_answers_differently_is_not_written(crops: np.ndarray, tmp_path: Path) -> None:
     out = tmp_path / "net.onnx"
     out.write_text("older")

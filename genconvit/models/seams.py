@@ -96,9 +96,7 @@ class SeamBranch(nn.Module):
         ]
         detail = list[Tensor]()
         for box in BOXES:
-            coarse_B1HW = F.avg_pool2d(
-                sharp_B1HW, box, stride=1, padding=box // 2, count_include_pad=False
-            )
+            coarse_B1HW = _box_mean(sharp_B1HW, box)
             detail.append((finer_B1HW - coarse_B1HW).abs())
             finer_B1HW = coarse_B1HW
         # One ring after another: all at once would take six times the memory.
@@ -173,6 +171,22 @@ def fit_seams(network: nn.Module, judge: nn.Module) -> None:
     if seams is not None and judging is not None:
         seams.fit()
         judging.load_state_dict(seams.state_dict())
+
+
+def _box_mean(images_BCHW: Tensor, box: int) -> Tensor:
+    """The mean of the square about each pixel, as far as it lies in the image.
+
+    Along one side after the other: a mean of 17 by 17 takes 34 sums a pixel instead of 289.
+    """
+    for size in ((box, 1), (1, box)):
+        images_BCHW = F.avg_pool2d(
+            images_BCHW,
+            size,
+            stride=1,
+            padding=(size[0] // 2, size[1] // 2),
+            count_include_pad=False,
+        )
+    return images_BCHW
 
 
 def _square(x_BN: Tensor) -> Tensor:

@@ -11,12 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from genconvit.checkpoint import WEIGHTS
+from genconvit.checkpoint import WEIGHTS, load_network
+from genconvit.data.blend import SelfBlend
+from genconvit.data.tensors import to_images
 from genconvit.errors import RunEndedError, RunStoppedError
+from genconvit.models.autoencoder import normalize
 from genconvit.models.registry import build_from_settings
 from genconvit.train import watch
 from genconvit.train.run_folder import RunFolder, read_results
-from tests.train.little import crops, data_of, run, settings, state_of
+from genconvit.train.step import Preparation
+from tests.train.little import CPU, crops, data_of, run, settings, state_of
 
 STILL = (
     "model.dropout_rate=0",
@@ -48,6 +52,29 @@ def test_passes_of_a_step_add_up_to_one_large_pass(tmp_path: Path) -> None:
     for name, tensor in weights(whole).items():
         # Adam divides by the gradient's size: where that is rounding, so is the step.
         assert torch.allclose(tensor, weights(parts)[name], atol=2e-4), name
+
+
+@pytest.mark.parametrize("ema", ["false", "true"])
+def test_a_run_teaches_the_seam_branch_of_what_it_keeps(tmp_path: Path, ema: str) -> None:
+    job = settings("model.seam_branch=true", f"train.model_ema={ema}")
+    textured = crops(64)
+    folder = run(tmp_path / "run", job, data_of(textured, crops(16, seed=1)))
+    network, _ = load_network(folder.last)
+    images_BCHW = to_images(textured["image"][textured["label"] == 1], CPU)
+    torch.manual_seed(0)
+    seams_BCHW = SelfBlend(0.3, seams=1.0)(images_BCHW)
+    with torch.no_grad():
+        real_B2, seam_B2 = (
+            network(normalize(images)).seam_logits for images in (images_BCHW, seams_BCHW)
+        )
+    assert (seam_B2[:, 0] > real_B2[:, 0]).float().mean() > 0.9
+    assert 0 < network.seams.verdict_scale <= 1
+
+
+def test_a_batch_of_fakes_alone_teaches_no_seams() -> None:
+    preparation = Preparation(settings("model.seam_branch=true"), CPU)
+    fakes_BHWC = torch.from_numpy(crops(8)["image"])
+    assert preparation.seam_lesson(fakes_BHWC, torch.zeros(8, dtype=torch.int64)) is None
 
 
 class NaNIn(nn.Module):
