@@ -32,7 +32,7 @@ LEAST_DETAIL = 1e-4
 """Added before the logarithm: a 40th of a step of 8-bit pixels. A flat crop has none."""
 LEAST_DEVIATION = 1e-3
 """Of a measurement; those of flat crops do not differ."""
-SHRINKAGE = 0.3
+SHRINKAGE = 0.1
 """How far correlations are drawn towards none: those of neighbouring rings and sizes are high, and
 known from no more people than the dataset has."""
 RATE = 0.01

@@ -192,8 +192,18 @@ def test_the_recipes_for_few_clips_build_on_each_other() -> None:
         ("frozen-seams-alone", "frozen-detail"),
     ):
         assert differences(recipes[alone], recipes[mixed]) == {"stream.real_only": True}
+    for plain in ("small", "base"):
+        branch = {"model.seam_branch": True}
+        assert differences(recipes[f"{plain}-seam-branch"], recipes[plain]) == branch
     frozen = recipes["frozen-detail"].train
     assert frozen.freeze_epochs == frozen.epochs
+
+
+def test_what_train_is_given_is_the_recipe_that_was_measured() -> None:
+    path = RECIPES.with_name("recipes_few_clips.yaml")
+    measured = next(r.settings for r in read_recipes(path) if r.name == "small-seam-branch")
+    given = resolve_settings(RECIPES.with_name("train.yaml"))
+    assert differences(given, measured) == {}
 
 
 def test_a_seed_is_all_that_differs_between_the_runs_of_a_recipe() -> None:
