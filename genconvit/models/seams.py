@@ -30,8 +30,9 @@ KINDS = ("real", "seam")
 """Of crops, whose moments are followed."""
 LEAST_DETAIL = 1e-4
 """Added before the logarithm: a 40th of a step of 8-bit pixels. A flat crop has none."""
-LEAST_DEVIATION = 1e-3
-"""Of a measurement; those of flat crops do not differ."""
+LEAST_DEVIATION = 0.3
+"""Of a measurement: a few crops that are alike would make the branch sure of everything. Those of
+people and cameras are 0.4 to 0.6."""
 SHRINKAGE = 0.1
 """How far correlations are drawn towards none: those of neighbouring rings and sizes are high, and
 known from no more people than the dataset has."""
@@ -140,7 +141,8 @@ class SeamBranch(nn.Module):
             means.append(mean_N)
             covariances.append(self.get_buffer(f"{kind}_square").double() - mean_N.outer(mean_N))
         pooled_NN = (covariances[0] + covariances[1]) / 2
-        deviation_N = pooled_NN.diagonal().clamp(min=LEAST_DEVIATION**2).sqrt()
+        pooled_NN.diagonal().clamp_(min=LEAST_DEVIATION**2)
+        deviation_N = pooled_NN.diagonal().sqrt()
         correlation_NN = pooled_NN / deviation_N.outer(deviation_N)
         correlation_NN = torch.lerp(
             correlation_NN, torch.eye(len(deviation_N)).to(correlation_NN), SHRINKAGE

@@ -116,6 +116,13 @@ def test_crops_without_detail_have_a_verdict() -> None:
     assert fitted(SeamBranch(SIDE))(torch.zeros(4, 2), flat)[0].isfinite().all()
 
 
+def test_two_crops_make_nobody_sure() -> None:
+    branch, two = SeamBranch(SIDE), crops(1).repeat(2, 1, 1, 1)
+    branch.observe(two, with_seams(two[:1]).repeat(2, 1, 1, 1))
+    branch.fit()
+    assert branch(torch.zeros(32, 2), crops(32, seed=5))[0].abs().max() < 20
+
+
 def test_the_rest_of_the_network_learns_as_it_would_alone() -> None:
     with_branch, without = network(seam_branch=True), network()
     fitted(with_branch.seams)
