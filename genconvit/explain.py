@@ -158,7 +158,8 @@ def explain_crop(
     }
 
     def probability(crops_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-        p_fake_B = _p_fake(detector, crops_BHWC, temperature)
+        # The map is of the backbones. What a place that is blurred says of seams is not its doing.
+        p_fake_B = _p_fake(detector, crops_BHWC, temperature, with_seams=False)
         return p_fake_B if side == "FAKE" else 1 - p_fake_B
 
     findings = CropFindings(
@@ -219,9 +220,13 @@ def deciding(verdict: Verdict, decision: DecisionSettings, count: int = CROPS_A_
 
 
 def _p_fake(
-    detector: Detector, crops_BHWC: NDArray[np.uint8], temperature: float
+    detector: Detector,
+    crops_BHWC: NDArray[np.uint8],
+    temperature: float,
+    *,
+    with_seams: bool = True,
 ) -> NDArray[np.float64]:
-    rows_BRK = detector.logits(crops_BHWC)
+    rows_BRK = detector.logits(crops_BHWC, with_seams=with_seams)
     mean = DecisionSettings()
     return np.array([crop_probability(rows_RK, mean, temperature)[0] for rows_RK in rows_BRK])
 

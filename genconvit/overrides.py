@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from genconvit.config import ORIGINAL_SAMPLING, ModelSettings, Settings
 from genconvit.config_decision import FITTED
 from genconvit.errors import UserError
+from genconvit.presets import V2_ONLY
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,36 @@ def merge_settings(
     """
     tree: dict[str, Any] = base.model_dump(mode="json") if base else {}
     origins, from_file = dict(origins), dict(values)
-    for name, value in from_file.items():
+    for name in from_file:
         find_field(name, origins[name])
-        _put(tree, name, value)
-    _latest_sampling_wins(tree, from_file)
     from_line: dict[str, Any] = {}
     for item in assignments:
         from_line[item.name] = _parse_value(item.value, find_field(item.name, item.origin))
         origins[item.name] = item.origin
-        _put(tree, item.name, from_line[item.name])
-    _latest_sampling_wins(tree, from_line)
+    for name in _of_another_network(from_file, from_line):
+        del from_file[name]
+    for source in (from_file, from_line):
+        for name, value in source.items():
+            _put(tree, name, value)
+        _latest_sampling_wins(tree, source)
     given = {**from_file, **from_line}
     _aggregation_brings_its_own(tree, given, origins, base)
     _threshold_ends_the_band(tree, given)
     return _validate(tree, origins)
+
+
+def _of_another_network(from_file: Mapping[str, Any], from_line: Mapping[str, Any]) -> set[str]:
+    """Settings of a file that the network has not which the command line asks for.
+
+    So a file for `v2` serves for `original` too, in a comparison of both.
+    """
+    arch, net = from_line.get("model.arch", "v2"), from_line.get("model.net")
+    left_out = set[str]()
+    if arch != "v2" and from_file.get("model.arch", "v2") == "v2":
+        left_out |= {f"model.{name}" for name in V2_ONLY}
+    if net == "genconvit":
+        left_out.add("model.seam_branch")
+    return left_out & from_file.keys()
 
 
 def model_settings(**switches: Any) -> ModelSettings:

@@ -109,12 +109,15 @@ class Detector:
         return verdict, [crop.jpeg for crop in crops]
 
     @torch.inference_mode()
-    def logits(self, crops_BHWC: np.ndarray, batch_size: int = CROPS_A_PASS) -> np.ndarray:
+    def logits(
+        self, crops_BHWC: np.ndarray, batch_size: int = CROPS_A_PASS, *, with_seams: bool = True
+    ) -> np.ndarray:
         """Logits of decoded crops, from no more work than the verdict needs.
 
         Args:
             crops_BHWC: uint8 RGB (B, S, S, 3), S the network's image size.
             batch_size: Crops a pass through the network.
+            with_seams: Without, what the seam branch adds is left out.
 
         Returns:
             float64 (B, R, 2), in the order (fake, real). R is 2 with `net` genconvit, whose
@@ -125,6 +128,8 @@ class Detector:
             images = to_images(crops_BHWC[start : start + batch_size], self.device)
             with Precision(self.device.type, self.dtype).autocast():
                 output = self.network(normalize(images), verdict_only=True)
+            if output.seam_logits is not None and not with_seams:
+                output.logits = output.logits - output.seam_logits
             both = output.ed_logits is not None and output.vae_logits is not None
             rows = [output.ed_logits, output.vae_logits] if both else [output.logits]
             passes.append(torch.stack(rows, dim=1).double().cpu().numpy())

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from genconvit.checkpoint import Calibration, DetectorInfo
 from genconvit.config import DecisionSettings, ModelSettings
 from genconvit.data.crops import encode_crop
+from genconvit.data.tensors import to_images
 from genconvit.errors import UserError
 from genconvit.evaluate.aggregate import decide
 from genconvit.explain import ClipEvidence, deciding, evidence_for, explain_crop
+from genconvit.models.autoencoder import normalize
 from genconvit.models.output import NetworkOutput
 from genconvit.models.registry import build_from_settings
 from genconvit.predict import Detector, load_detector, timeline_point
@@ -221,6 +223,24 @@ def test_the_branches_are_compared(ed: float, vae: float, agree: bool, words: st
     assert agreement.agree is agree
     assert agreement.sentence.startswith(words)
     assert agreement.ed == pytest.approx(1 / (1 + np.exp(-ed)))
+
+
+def test_a_map_is_not_blamed_for_what_the_seams_say() -> None:
+    """It is of the backbones. The check blurs places, and how sharp they are is what seams are."""
+    torch.manual_seed(0)
+    model = small_settings("model.seam_branch=true").model
+    detector = detector_of(build_from_settings(model), model)
+    crop, said = crop_with(250), detector.network.seams
+    without = explain_crop(detector, crop).findings
+    said.weight.fill_(0.5)
+    here = said.measure(normalize(to_images(crop[None], torch.device("cpu"))))
+    said.bias.fill_((1 if without.speaks_for == "FAKE" else -1) - 0.5 * float(here.sum()))
+    fitted = explain_crop(detector, crop).findings
+    assert fitted.speaks_for == without.speaks_for
+    assert abs(fitted.probability_fake - without.probability_fake) > 0.1
+    for name in ("gain", "spread", "whole", "blurred"):
+        before = getattr(without.check, name)
+        assert getattr(fitted.check, name) == pytest.approx(before, abs=1e-4), name
 
 
 def test_a_crop_of_another_size_is_refused(nano: Detector) -> None:

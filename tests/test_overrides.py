@@ -143,6 +143,23 @@ def test_the_shipped_files_hold_valid_settings(path: Path) -> None:
     resolve(config=path)
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_the_shipped_files_serve_for_every_network_that_the_line_asks_for(path: Path) -> None:
+    for asked in ("model.arch=original", "model.net=genconvit", "model.net=ed"):
+        name, value = asked.split(".")[1].split("=")
+        model = resolve(asked, config=path).model
+        assert getattr(model, name) == value
+        assert not (model.net == "genconvit" and model.seam_branch)
+
+
+def test_what_one_place_says_of_a_network_is_still_held_to_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="setting of arch v2"):
+        resolve("model.arch=original", "model.seam_branch=true")
+    config = write(tmp_path, "model: {arch: original, attention: false}\n")
+    with pytest.raises(UserError, match="setting of arch v2"):
+        resolve("model.arch=original", config=config)
+
+
 def test_python_keywords_get_the_same_errors() -> None:
     with pytest.raises(UserError, match=r"model\.attention "):
         model_settings(atention=False)

@@ -109,6 +109,10 @@ class SeamBranch(nn.Module):
         """What follows the batches, and what was made of it."""
         return list(self.state_dict(keep_vars=True).values())
 
+    def forget(self) -> None:
+        """Lets the next batch take the place of all that was seen; the weights stay until `fit`."""
+        self.seen.zero_()
+
     @torch.no_grad()
     def observe(self, real_BCHW: Tensor, seam_BCHW: Tensor) -> None:
         """Follows the moments of a batch of real crops, and of crops with a smoothed seam."""

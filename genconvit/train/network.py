@@ -14,6 +14,7 @@ from genconvit.checkpoint import load_network
 from genconvit.config import Settings, TrainSettings
 from genconvit.models.accelerate import accelerate
 from genconvit.models.registry import build_from_settings
+from genconvit.models.seams import find_seams
 
 
 def start_network(settings: Settings, device: torch.device, *, new: bool) -> nn.Module:
@@ -33,6 +34,9 @@ def start_network(settings: Settings, device: torch.device, *, new: bool) -> nn.
     network = build_from_settings(model)
     if new and settings.train.init is not None:
         network.load_state_dict(load_network(settings.train.init)[0].state_dict())
+        seams = find_seams(network)
+        if seams is not None:
+            seams.forget()
     if settings.train.grad_checkpointing:
         for part in network.modules():
             if hasattr(part, "set_grad_checkpointing"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
-from genconvit.config import ModelSettings
+from genconvit.checkpoint import DetectorInfo, save_detector
+from genconvit.config import ModelSettings, Settings
 from genconvit.data.augment import blur
 from genconvit.data.blend import SelfBlend
 from genconvit.models.autoencoder import normalize
 from genconvit.models.registry import build_from_settings
 from genconvit.models.seams import BOXES, RINGS, SHRINKAGE, SeamBranch, fit_seams
+from genconvit.train.network import start_network
 
 SIDE = 64
 NUMBERS = len(BOXES) * (len(RINGS) - 1)
@@ -114,6 +118,20 @@ def test_crops_without_detail_have_a_verdict() -> None:
     branch.fit()
     assert branch(torch.zeros(4, 2), flat)[0].isfinite().all()
     assert fitted(SeamBranch(SIDE))(torch.zeros(4, 2), flat)[0].isfinite().all()
+
+
+def test_a_run_that_begins_with_a_detector_forgets_its_crops(tmp_path: Path) -> None:
+    job = Settings.model_validate({"model": {"preset": "nano", "seam_branch": True}})
+    before = network(seam_branch=True)
+    fitted(before.seams)
+    of_run = {name: getattr(job, name) for name in ("model", "preprocess", "sampling", "decision")}
+    save_detector(tmp_path / "best", before.state_dict(), DetectorInfo(**of_run))
+    train = job.train.model_copy(update={"init": str(tmp_path / "best")})
+    begun = start_network(job.model_copy(update={"train": train}), torch.device("cpu"), new=True)
+    assert torch.equal(begun.seams.weight, before.seams.weight)
+    sharp = normalize(torch.rand(8, 3, SIDE, SIDE))
+    begun.seams.observe(sharp, sharp)
+    assert torch.allclose(begun.seams.real_mean, begun.seams.measure(sharp).mean(0))
 
 
 def test_two_crops_make_nobody_sure() -> None:

@@ -97,6 +97,8 @@ def test_any_switches_make_a_network_that_trains_and_is_kept(
     loss = loss_for(model)
     check_trainable(model, loss)
     network = build_from_settings(model)
+    if model.seam_branch:
+        network.seams.weight.fill_(0.1)
     distributed = DistributedDataParallel(network)
     training_loss(distributed, model, loss).backward()
     assert dead(network) == []

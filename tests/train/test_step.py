@@ -68,7 +68,8 @@ def test_a_run_teaches_the_seam_branch_of_what_it_keeps(tmp_path: Path, ema: str
             network(normalize(images)).seam_logits for images in (images_BCHW, seams_BCHW)
         )
     assert (seam_B2[:, 0] > real_B2[:, 0]).float().mean() > 0.9
-    assert 0 < network.seams.verdict_scale <= 1
+    assert network.seams.verdict_square > 0
+    assert network.seams.seen.tolist() == [16.0, 16.0]  # two epochs of eight batches
 
 
 def test_a_batch_of_fakes_alone_teaches_no_seams() -> None:
