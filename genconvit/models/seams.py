@@ -24,15 +24,15 @@ BOXES = (3, 5, 9, 17)
 """Sides of the means, in pixels, between which the sizes of detail lie."""
 RINGS = (0.0, 0.6, 0.875, 1.125, 1.25, 1.5, 9.0)
 """Where rings begin and end, in radii of the face; the third one has its outline."""
-BRIGHTNESS = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601)."""
+RED, GREEN, BLUE = 0.299, 0.587, 0.114
+"""Their shares of the brightness (ITU-R BT.601)."""
 KINDS = ("real", "seam")
 """Of crops, whose moments are followed."""
 LEAST_DETAIL = 1e-4
 """Added before the logarithm: a 40th of a step of 8-bit pixels. A flat crop has none."""
 LEAST_DEVIATION = 0.3
 """Of a measurement: a few crops that are alike would make the branch sure of everything. Those of
-people and cameras are 0.4 to 0.6."""
+people and cameras are about 0.4 to 0.6."""
 SHRINKAGE = 0.1
 """How far correlations are drawn towards none: those of neighbouring rings and sizes are high, and
 known from no more people than the dataset has."""
@@ -90,16 +90,13 @@ class SeamBranch(nn.Module):
         Means, products and sums alone, which autocast leaves in float32: half as many digits would
         lose the detail.
         """
-        red, green, blue = unnormalize(images_BCHW.float()).unbind(dim=1)
-        weights = zip((red, green, blue), BRIGHTNESS, strict=True)
-        finer_B1HW = sharp_B1HW = torch.stack([c * share for c, share in weights]).sum(dim=0)[
-            :, None
-        ]
-        detail = list[Tensor]()
+        red_BHW, green_BHW, blue_BHW = unnormalize(images_BCHW.float()).unbind(dim=1)
+        grey_B1HW = (RED * red_BHW + GREEN * green_BHW + BLUE * blue_BHW)[:, None]
+        finer_B1HW, detail = grey_B1HW, list[Tensor]()
         for box in BOXES:
-            coarse_B1HW = _box_mean(sharp_B1HW, box)
-            detail.append((finer_B1HW - coarse_B1HW).abs())
-            finer_B1HW = coarse_B1HW
+            coarser_B1HW = _box_mean(grey_B1HW, box)
+            detail.append((finer_B1HW - coarser_B1HW).abs())
+            finer_B1HW = coarser_B1HW
         # One ring after another: all at once would take six times the memory.
         numbers = [(d * ring).sum(dim=(1, 2, 3)) for d in detail for ring in self.rings]
         return (torch.stack(numbers, dim=1) + LEAST_DETAIL).log()
