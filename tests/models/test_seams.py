@@ -16,13 +16,12 @@ from genconvit.checkpoint import DetectorInfo, save_detector
 from genconvit.config import ModelSettings, Settings
 from genconvit.data.augment import blur
 from genconvit.data.blend import SelfBlend
-from genconvit.models.autoencoder import normalize
+from genconvit.models.autoencoder import normalize, unnormalize
 from genconvit.models.registry import build_from_settings
-from genconvit.models.seams import BOXES, RINGS, SHRINKAGE, SeamBranch, fit_seams
+from genconvit.models.seams import SHRINKAGE, SeamBranch, fit_seams
 from genconvit.train.network import start_network
 
 SIDE = 64
-NUMBERS = len(BOXES) * (len(RINGS) - 1)
 
 
 def crops(count: int, seed: int = 0) -> Tensor:
@@ -36,12 +35,9 @@ def crops(count: int, seed: int = 0) -> Tensor:
 
 
 def with_seams(images: Tensor, seed: int = 0) -> Tensor:
-    std, mean = (
-        torch.tensor(v)[:, None, None] for v in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406))
-    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return normalize(SelfBlend(0.3, seams=1.0)(images * std + mean))
+        return normalize(SelfBlend(0.3, seams=1.0)(unnormalize(images)))
 
 
 def fitted(branch: SeamBranch) -> SeamBranch:
